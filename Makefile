@@ -1,0 +1,56 @@
+# Everything runs in .venv, which the first target to need it makes. PYTHON says from which interpreter.
+PYTHON ?= python3
+KILLS ?= 200
+
+BIN := .venv/bin
+READY := .venv/.ready
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+SOURCES := src tests examples $(wildcard bench)
+
+.PHONY: help venv test test-all check format demo bench kill-loop clean
+
+help:
+	@echo "make demo       train, save, look, load in a new process"
+	@echo "make test       the tests (test-all: the slow ones too)"
+	@echo "make check      lint, format, types, imports"
+	@echo "make format     put the format right"
+	@echo "make bench      the timings against torch and safetensors"
+	@echo "make kill-loop  kill a saver at random KILLS=$(KILLS) times"
+
+venv: $(READY)
+
+# torch goes first: with it in place nothing that depends on it picks another build.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
+	$(PIP_INSTALL) -e '.[dev]'
+	touch $@
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -n auto
+
+check: $(READY)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix --select I $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+demo: $(READY)
+	mkdir -p build/demo
+	$(BIN)/python examples/digits.py build/demo/digits.safetensors
+
+bench: $(READY)
+	$(BIN)/python bench/save_load.py
+
+kill-loop: $(READY)
+	PERDURE_KILLS=$(KILLS) $(BIN)/python -m pytest tests/fault -k kill
+
+clean:
+	rm -rf .venv build dist

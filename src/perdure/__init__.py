@@ -1,0 +1,63 @@
+"""perdure saves PyTorch models once and loads them for good.
+
+    import perdure
+
+    perdure.save_weights(model, "weights.safetensors")
+    print(perdure.load_weights(model, "weights.safetensors"))
+
+Names are imported when they are first used: `import perdure` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from perdure.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from perdure import errors
+    from perdure.disk.checking import check
+    from perdure.disk.description import info
+    from perdure.weights.checkpoints import load_checkpoint, save_checkpoint
+    from perdure.weights.loading import load_weights
+    from perdure.weights.opening import Weights, open
+    from perdure.weights.saving import save_weights
+
+_HOMES = {
+    "Weights": "perdure.weights.opening",
+    "check": "perdure.disk.checking",
+    "info": "perdure.disk.description",
+    "load_checkpoint": "perdure.weights.checkpoints",
+    "load_weights": "perdure.weights.loading",
+    "open": "perdure.weights.opening",
+    "save_checkpoint": "perdure.weights.checkpoints",
+    "save_weights": "perdure.weights.saving",
+}
+
+__all__ = [
+    "Weights",
+    "__version__",
+    "check",
+    "errors",
+    "info",
+    "load_checkpoint",
+    "load_weights",
+    "open",
+    "save_checkpoint",
+    "save_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("perdure.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'perdure' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,167 @@
+"""`perdure info`: what a file is, who wrote it with what, and its tensors as a tree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import click
+import msgspec
+
+from perdure.cli.output import print_json, printable
+from perdure.disk.description import info
+from perdure.records.environment import Environment
+from perdure.records.names import fold, human_bytes
+from perdure.records.reports import Info, TensorSpec
+
+
+@click.command("info", short_help="What a file is, who wrote it with which PyTorch, and its tensors.")
+@click.argument("file", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--depth", type=click.IntRange(min=1), default=None, help="Show the tree only so many levels deep.")
+def info_command(file: str, as_json: bool, depth: int | None) -> None:
+    """Tell what FILE is: a .safetensors file of any writer, or a folder of shards. Only headers are read.
+
+    \b
+    Examples:
+      perdure info model.safetensors
+      perdure info --depth 2 llama/
+      perdure info --json model.safetensors | jq .environment.torch
+    """  # noqa: D301
+    found = info(file)
+    if as_json:
+        print_json(as_data(found))
+    else:
+        for line in as_text(found, depth):
+            click.echo(line)
+
+
+def as_data(found: Info) -> dict[str, object]:
+    """Return what is known as data: the manifest in parts, every tensor with its shape, digest and tie."""
+    manifest = found.manifest
+    ties = {name: alias.of for name, alias in manifest.aliases.items()} if manifest else {}
+    return {
+        "path": found.path,
+        "forms": found.forms,
+        "reason": found.reason,
+        "writer": manifest.writer if manifest else None,
+        "protocol": manifest.protocol if manifest else None,
+        "time": manifest.time if manifest else None,
+        "digest": found.digest or None,
+        "n_bytes": found.n_bytes,
+        "n_parameters": _elements(found.tensors),
+        "files": found.files,
+        "notes": manifest.notes if manifest else None,
+        "environment": found.environment,
+        "differences": found.differences,
+        "training": manifest.training if manifest else None,
+        "tensors": [{**_spec_data(spec), "tied_to": ties.get(spec.name)} for spec in found.tensors],
+    }
+
+
+def _spec_data(spec: TensorSpec) -> dict[str, object]:
+    return msgspec.to_builtins(spec)
+
+
+def _elements(specs: Iterable[TensorSpec]) -> int:
+    return sum(math.prod(spec.shape) for spec in specs if spec.n_bytes)
+
+
+def as_text(found: Info, depth: int | None) -> Iterator[str]:
+    """Describe a file for people, line by line."""
+    yield printable(found.path, 1000)
+    yield from _written(found)
+    sharded = f" in {len(found.files)} files" if found.files else ""
+    yield f"  holds      {'/'.join(found.forms)}: {len(found.tensors)} tensors, {_elements(found.tensors):,} elements"
+    yield f"  size       {human_bytes(found.n_bytes)}{sharded}"
+    if found.digest:
+        yield f"  digest     {found.digest}"
+    if found.manifest and found.manifest.notes is not None:
+        yield f"  notes      {printable(_note(found.manifest.notes), 500)}"
+    for difference in found.differences:
+        yield f"  here       differs: {printable(difference)}"
+    yield "  tensors"
+    yield from _tree(found, depth)
+
+
+def _note(notes: object) -> str:
+    return notes if isinstance(notes, str) else msgspec.json.encode(notes).decode()
+
+
+def _written(found: Info) -> Iterator[str]:
+    manifest, environment = found.manifest, found.environment
+    if manifest is None or environment is None:
+        yield "  written    by another writer; it records neither its environment nor digests"
+        return
+    yield f"  written    {printable(manifest.time)} by {printable(manifest.writer)}, protocol {manifest.protocol}"
+    yield f"  with       {printable(_environment(environment))}"
+    if environment.code:
+        dirty = ", with uncommitted changes" if environment.code.dirty else ""
+        yield f"  code       commit {printable(environment.code.commit)}{dirty}"
+
+
+def _environment(environment: Environment) -> str:
+    parts = [f"PyTorch {environment.torch}"]
+    parts += [f"{label} {value}" for label, value in (("CUDA", environment.cuda), ("ROCm", environment.rocm)) if value]
+    parts += [f"Python {environment.python}", environment.os, environment.processor]
+    parts += [f"{name} {version}" for name, version in environment.packages.items()]
+    return ", ".join(part for part in parts if part)
+
+
+_MAX_DEPTH = 50
+
+
+class _Node:
+    """A level of the tree: what it is called, the tensors that end here, and the levels below."""
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node] = {}
+        self.specs: list[TensorSpec] = []
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(spec.n_bytes for spec in self.specs) + sum(child.n_bytes for child in self.children.values())
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What makes two levels look the same, so that repeated layers are shown once."""
+        own = tuple((spec.dtype, spec.shape, bool(spec.n_bytes)) for spec in self.specs)
+        return own, tuple((name, child.form) for name, child in self.children.items())
+
+
+def _tree(found: Info, depth: int | None) -> Iterator[str]:
+    root = _Node()
+    for spec in found.tensors:
+        node = root
+        for part in spec.name.split(".", _MAX_DEPTH):
+            node = node.children.setdefault(part, _Node())
+        node.specs.append(spec)
+    ties = {name: alias.of for name, alias in found.manifest.aliases.items()} if found.manifest else {}
+    yield from _lines(root, "    ", ties, depth)
+
+
+def _lines(node: _Node, indent: str, ties: dict[str, str], depth: int | None) -> Iterator[str]:
+    for names, child in _folded(node):
+        name = printable(names)
+        for spec in child.specs:
+            tie = f"  = {printable(ties[spec.name])}" if spec.name in ties else ""
+            size = human_bytes(spec.n_bytes) if spec.n_bytes or not tie else "shared"
+            yield f"{indent}{name:<{max(1, 40 - len(indent))}} {spec.dtype} {list(spec.shape)}  {size}{tie}"
+        if child.children:
+            yield f"{indent}{name}  {human_bytes(child.n_bytes)}"
+            if depth is None or depth > 1:
+                yield from _lines(child, indent + "  ", ties, None if depth is None else depth - 1)
+
+
+def _folded(node: _Node) -> Iterator[tuple[str, _Node]]:
+    """Fold neighbouring numbered levels of the same form into one: `{0..11} × 12`."""
+    groups: list[tuple[list[str], _Node, tuple[object, ...] | None]] = []
+    for name, child in node.children.items():
+        form = child.form if name.isdigit() and child.children else None
+        if groups and form is not None and groups[-1][2] == form:
+            groups[-1][0].append(name)
+        else:
+            groups.append(([name], child, form))
+    for names, child, _ in groups:
+        folded = fold(f"{name}." for name in names)[0].rstrip(".") if len(names) > 1 else names[0]
+        yield (f"{folded} × {len(names)}" if len(names) > 1 else folded), child

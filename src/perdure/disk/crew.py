@@ -1,0 +1,86 @@
+"""Threads that work for another thread, which a ctrl-C may interrupt at any moment without anything hanging.
+
+The executors of the standard library take Python locks in the thread that hands out the work; an interrupt at the wrong
+moment leaves such a lock held for ever. Here that thread touches only `queue.SimpleQueue`, whose calls are atomic.
+"""
+
+from __future__ import annotations
+
+import _thread
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+
+Job = Callable[[], None]
+Outcome = SimpleQueue["BaseException | None"]
+"""Where a job's error, or None, will be."""
+
+_POLL_SECONDS = 0.05
+
+
+class Crew:
+    """Some threads that do jobs in the order in which they are handed out; a context manager that waits for them."""
+
+    def __init__(self, n_threads: int) -> None:
+        self._n_threads = n_threads
+        self._jobs: SimpleQueue[tuple[Job, Outcome] | None] = SimpleQueue()
+        self._gone: list[int] = []
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._stopping = False
+
+    def __enter__(self) -> Crew:
+        for _ in range(self._n_threads):
+            _thread.start_new_thread(self._work, ())
+        return self
+
+    def submit(self, job: Job) -> Outcome:
+        """Hand out a job."""
+        outcome: Outcome = SimpleQueue()
+        self._jobs.put((job, outcome))
+        return outcome
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, outcome = item
+            try:
+                if not self._stopping:
+                    job()
+            except BaseException as error:  # goes to whoever waits for the job
+                outcome.put(error)
+            else:
+                outcome.put(None)
+            del item, job, outcome
+        self._gone.append(1)
+        self._woken.put(None)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Wait until all threads are gone, however often that is interrupted; jobs not begun by then are left out."""
+        self._stopping = True
+        interrupt: KeyboardInterrupt | None = None
+        told = 0
+        while len(self._gone) < self._n_threads:
+            try:
+                while told < self._n_threads:
+                    told += 1
+                    self._jobs.put(None)
+                self._woken.get(timeout=_POLL_SECONDS)
+            except Empty:
+                continue
+            except KeyboardInterrupt as again:
+                interrupt = again
+                told = min(told, self._n_threads - 1)  # the last one may not have been told
+        if interrupt:
+            raise interrupt
+
+
+def finish(outcomes: Iterable[Outcome]) -> None:
+    """Wait for jobs, and raise the first error of theirs."""
+    for outcome in outcomes:
+        error = outcome.get()
+        if error is not None:
+            raise error
+
+
+def run_in_threads(jobs: list[Job], n_threads: int) -> None:
+    """Run jobs in their order, several at a time; the first error stops those that have not begun, and is raised."""
+    with Crew(min(n_threads, max(1, len(jobs)))) as crew:
+        finish([crew.submit(job) for job in jobs])

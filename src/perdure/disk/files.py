@@ -1,0 +1,112 @@
+"""One perdure file is written: laid out, streamed, digested, sealed, and put in place whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from perdure.disk import capabilities
+from perdure.disk.atomic import replacing
+from perdure.disk.digests import Digests
+from perdure.disk.faults import translated
+from perdure.disk.header import Entry, build, place
+from perdure.disk.seal import BLANK, seal
+from perdure.disk.writing import SEGMENT_BYTES, Item, digest_pieces, write_all, write_items
+from perdure.errors import StorageError
+
+Describe = Callable[[dict[str, Digests]], dict[str, str]]
+"""Makes the metadata of a file from its tensors' digests; its length must not depend on their values."""
+
+_BLANK_DIGESTS = Digests(BLANK, BLANK[:32])
+
+
+class Written(NamedTuple):
+    """A file that was written: its size and its root digest."""
+
+    n_bytes: int
+    digest: str
+
+
+class Layout(NamedTuple):
+    """Where everything goes: the header's entries in the caller's order, the items in the file's."""
+
+    entries: dict[str, Entry]
+    ordered: list[Item]
+    data_bytes: int
+
+
+def lay_out(items: list[Item]) -> Layout:
+    """Give each item its place in the data."""
+    offsets = place({item.name: item.n_bytes for item in items})
+    entries = {item.name: Entry(item.dtype, item.shape, *offsets[item.name]) for item in items}
+    by_name = {item.name: item for item in items}
+    return Layout(entries, [by_name[name] for name in offsets], sum(item.n_bytes for item in items))
+
+
+def write_file(path: Path, items: list[Item], describe: Describe) -> Written:
+    """Write a file atomically and durably.
+
+    Raises:
+        DiskFullError: there is no room; known before a byte is written where space can be allocated.
+        StorageError, PathError: the system refused; nothing was changed.
+    """
+    layout = lay_out(items)
+    if layout.data_bytes <= SEGMENT_BYTES:
+        return _write_small(path, layout, describe)
+    room = len(build(describe(dict.fromkeys(layout.entries, _BLANK_DIGESTS)), layout.entries))
+    total = room + layout.data_bytes
+    with replacing(path, total) as (descriptor, temporary):
+        _allocate(descriptor, total)
+        digests = write_items(layout.ordered, descriptor, temporary, room)
+        header, digest = seal(build(describe(digests), layout.entries))
+        if len(header) != room:
+            raise AssertionError(f"the header took {len(header)} bytes, not the {room} foreseen")
+        write_all(descriptor, [memoryview(header)], 0)
+    return Written(total, digest)
+
+
+def _write_small(path: Path, layout: Layout, describe: Describe) -> Written:
+    held = {item.name: list(item.pieces()) for item in layout.ordered}
+    header, digest = seal(build(describe(digest_pieces(held)), layout.entries))
+    total = len(header) + layout.data_bytes
+    with replacing(path, total) as (descriptor, _):
+        _allocate(descriptor, total)
+        write_all(descriptor, [memoryview(header), *(piece.view() for pieces in held.values() for piece in pieces)], 0)
+    return Written(total, digest)
+
+
+def _allocate(descriptor: int, n_bytes: int) -> None:
+    if capabilities.PREALLOCATION and not capabilities.on_network(descriptor):
+        try:
+            os.posix_fallocate(descriptor, 0, n_bytes)
+        except OSError as error:
+            if error.errno not in capabilities.NOT_SUPPORTED:
+                raise
+
+
+def write_stream(file: BinaryIO, items: list[Item], describe: Describe) -> Written:
+    """Write the same bytes to an open binary file, which need not be seekable; not atomic.
+
+    Raises:
+        StorageError: the file took fewer bytes than it was given.
+    """
+    layout = lay_out(items)
+    header, digest = seal(
+        build(describe(digest_pieces({item.name: item.pieces() for item in layout.ordered})), layout.entries)
+    )
+    with translated("saving", str(getattr(file, "name", "") or repr(file)), len(header) + layout.data_bytes):
+        _write_view(file, memoryview(header))
+        for item in layout.ordered:
+            for piece in item.pieces():
+                _write_view(file, piece.view())
+    return Written(len(header) + layout.data_bytes, digest)
+
+
+def _write_view(file: BinaryIO, view: memoryview) -> None:
+    while len(view):
+        written = file.write(view)
+        if not written:
+            raise StorageError(f"saving to {file!r}: it took none of the {len(view)} bytes that were left.")
+        view = view[written:]

@@ -1,0 +1,230 @@
+"""The header of a safetensors file: read with every rule of the format checked, and built for writing.
+
+A file is eight bytes (the header's length, little-endian), a header of JSON, and the tensors' bytes without a hole.
+Nothing here allocates more than the header itself, and nothing is believed before it is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import Any, NamedTuple
+
+import msgspec
+
+from perdure.disk.faults import broken
+from perdure.errors import FormatError, InputError, LimitError
+from perdure.records.dtypes import BITS, byte_size
+
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors library itself."""
+
+DATA_ALIGNMENT = 4096
+"""The data of a file that perdure writes begins on a page."""
+
+METADATA_KEY = "__metadata__"
+MAX_DIMENSIONS = 64
+_MAX_SIZE = 2**63 - 1
+
+
+class Entry(NamedTuple):
+    """One tensor of a file: its safetensors type, its shape and its bytes `[start, stop)` within the data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.stop - self.start
+
+
+class Header(NamedTuple):
+    """A validated header: the tensors in the header's order, the metadata, and where the data begins in the file."""
+
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+    data_start: int
+    data_bytes: int
+
+
+def read_length(first: bytes, file_bytes: int, where: str) -> int:
+    """Return the header's length from the first eight bytes of a file of `file_bytes` bytes."""
+    if file_bytes == 0:
+        raise broken(where, "the file is empty.")
+    if len(first) < 8:
+        raise broken(
+            where,
+            f"the file has {file_bytes} bytes; a safetensors file has at least 8. It was cut off, or "
+            f"it is no safetensors file.",
+        )
+    (length,) = struct.unpack("<Q", first)
+    _refuse_other_kinds(first, where)
+    if length > file_bytes - 8:
+        raise broken(
+            where,
+            f"the header should take {length} bytes, but only {file_bytes - 8} follow. The file was "
+            f"cut off, or it is no safetensors file.",
+        )
+    if length > MAX_HEADER_BYTES:
+        raise LimitError(f"reading {where}: a header of {length} bytes; the limit is {MAX_HEADER_BYTES}.")
+    return length
+
+
+_OTHER_KINDS = (
+    (b"PK\x03\x04", "a zip archive, as torch.save writes it: read it with torch.load, save it with save_weights"),
+    (b"\x80", "a pickle: read it with torch.load(weights_only=True), save it with save_weights"),
+    (b"version ", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (b"<!DOCTYP", "an HTML page, so the download went wrong: download it again"),
+    (b"<!doctyp", "an HTML page, so the download went wrong: download it again"),
+    (b"<html", "an HTML page, so the download went wrong: download it again"),
+    (b"GGUF", "a GGUF file: read it with its own library, save it with save_weights"),
+    (b"\x93NUMPY", "a NumPy array: read it with numpy.load, save it with save_weights"),
+    (b"\x89HDF", "an HDF5 file: read it with its own library, save it with save_weights"),
+)
+
+
+def _refuse_other_kinds(first: bytes, where: str) -> None:
+    for start, kind in _OTHER_KINDS:
+        if first.startswith(start) and first[5:8] != b"\0\0\0":
+            raise FormatError(f"reading {where}: this is {kind}; a safetensors file was expected.")
+
+
+def parse(raw: bytes, file_bytes: int, where: str) -> Header:
+    """Read and validate the JSON of a header.
+
+    Args:
+        raw: the header's bytes, without the eight of its length.
+        file_bytes: size of the whole file.
+        where: names the file in messages.
+
+    Raises:
+        CorruptError: any rule of the format is broken.
+    """
+    content = load_json(raw, where)
+    metadata = content.pop(METADATA_KEY, None)
+    metadata = {} if metadata is None else metadata
+    if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+        raise broken(where, f"the header's {METADATA_KEY} must map text to text.")
+    entries = {name: _entry(name, value, where) for name, value in content.items()}
+    if any("\ud800" <= letter <= "\udfff" for name in entries if not name.isascii() for letter in name):
+        raise broken(where, "a tensor's name is not valid Unicode.")
+    data_bytes = file_bytes - 8 - len(raw)
+    _check_coverage(entries, data_bytes, where)
+    return Header(entries, metadata, 8 + len(raw), data_bytes)
+
+
+def load_json(raw: bytes, where: str) -> dict[str, Any]:
+    """Read JSON in which no key may occur twice; all that is wrong with it is a CorruptError."""
+    if not raw.startswith(b"{"):
+        raise broken(where, "the header does not begin with '{'; it is damaged or not safetensors.")
+    try:
+        text = raw.decode("utf-8")
+        parse_int = _integer if "-0" in text else None
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=parse_int)
+    except UnicodeDecodeError as error:
+        raise broken(where, f"the header is not UTF-8 (byte {8 + error.start}).") from None
+    except RecursionError:
+        raise broken(where, "the header is nested too deeply.") from None
+    except ValueError as error:
+        raise broken(where, f"the header is not valid JSON ({str(error)[:200]}).") from None
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key[:80]!r} occurs twice")
+            seen.add(key)
+    return found
+
+
+def _integer(text: str) -> int:
+    if text == "-0":
+        raise ValueError("-0 is no size")
+    return int(text)
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _entry(name: str, value: Any, where: str) -> Entry:
+    if type(value) is not dict or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise broken(where, f"the entry of tensor {name[:200]!r} must have dtype, shape and data_offsets and no more.")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if type(dtype) is not str or dtype not in BITS:
+        raise broken(where, f"tensor {name[:200]!r} has the unknown type {str(dtype)[:40]!r}.")
+    if type(shape) is not list:
+        raise broken(where, f"the shape of tensor {name[:200]!r} must be a list of sizes.")
+    if len(shape) > MAX_DIMENSIONS:
+        raise broken(where, f"tensor {name[:200]!r} has {len(shape)} sizes; PyTorch has at most {MAX_DIMENSIONS}.")
+    for size in shape:
+        if type(size) is not int or not 0 <= size <= _MAX_SIZE:
+            raise broken(where, f"the shape of tensor {name[:200]!r} must be a list of sizes ≥ 0.")
+    if type(offsets) is not list or len(offsets) != 2 or type(offsets[0]) is not int or type(offsets[1]) is not int:
+        raise broken(where, f"data_offsets of tensor {name[:200]!r} must be two sizes.")
+    start, stop = offsets
+    if not 0 <= start <= stop <= _MAX_SIZE:
+        raise broken(where, f"data_offsets of tensor {name[:200]!r} must be two sizes ≥ 0 in order.")
+    if 0 in shape and math.prod(filter(None, shape)) > _MAX_SIZE:
+        raise broken(where, f"the shape of tensor {name[:200]!r} is beyond all memory.")
+    n_bytes = byte_size(dtype, tuple(shape))
+    if n_bytes != stop - start:
+        raise broken(
+            where,
+            f"tensor {name[:200]!r} has {stop - start} bytes; {dtype} of shape {str(shape)[:100]} needs "
+            f"{'whole bytes' if n_bytes is None else n_bytes}.",
+        )
+    return Entry(dtype, tuple(shape), start, stop)
+
+
+def _check_coverage(entries: dict[str, Entry], data_bytes: int, where: str) -> None:
+    position = 0
+    for start, stop, name in sorted((entry.start, entry.stop, name) for name, entry in entries.items()):
+        if start != position:
+            fault = "overlaps the tensor before it" if start < position else "leaves a hole before it"
+            raise broken(
+                where,
+                f"tensor {name[:200]!r} begins at byte {start} of the data and {fault} (which ends at {position}).",
+            )
+        position = stop
+    if position > data_bytes:
+        raise broken(where, f"the tensors need {position} bytes of data, the file has {data_bytes}: it was cut off. ")
+    if position < data_bytes:
+        raise broken(where, f"{data_bytes - position} bytes follow the last tensor; none may.")
+
+
+def place(sizes: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Give each tensor its bytes in the data, so that all whose size allows it begin at a multiple of 64.
+
+    Tensors of a multiple of 64 bytes go first, then those of 32, 16 and so on: each then begins at a multiple of its
+    own element size, and nothing is left between them.
+    """
+    order = sorted(sizes, key=lambda name: -(sizes[name] & -sizes[name] if sizes[name] % 64 else 64))
+    offsets: dict[str, tuple[int, int]] = {}
+    position = 0
+    for name in order:
+        offsets[name] = (position, position + sizes[name])
+        position += sizes[name]
+    return offsets
+
+
+def build(metadata: dict[str, str], entries: dict[str, Entry]) -> bytes:
+    """Return the eight length bytes and the header, padded with spaces so that the data begins on a page."""
+    content: dict[str, Any] = {METADATA_KEY: metadata}
+    for name, entry in entries.items():
+        content[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (entry.start, entry.stop)}
+    text = msgspec.json.encode(content)
+    if len(text) > MAX_HEADER_BYTES - DATA_ALIGNMENT:
+        raise InputError(
+            f"saving: the header would take {len(text)} bytes; at most {MAX_HEADER_BYTES} are read. Save fewer tensors, or "
+            f"shorter notes."
+        )
+    padded = text.ljust(-(-(8 + len(text)) // DATA_ALIGNMENT) * DATA_ALIGNMENT - 8)
+    return struct.pack("<Q", len(padded)) + padded

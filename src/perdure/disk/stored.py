@@ -1,0 +1,184 @@
+"""A saved model on disk, one file or a folder of shards, opened with its headers checked and nothing else read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from perdure.disk import header as headers
+from perdure.disk.consistency import check_file, check_model
+from perdure.disk.folder import find_index, read_index
+from perdure.disk.header import Entry, Header
+from perdure.disk.seal import MANIFEST_KEY, check_seal
+from perdure.disk.sources import ByteSource, PathSource, open_source, usable_path
+from perdure.errors import CorruptError, DigestError, MissingFileError, MissingTensorError
+from perdure.records.manifest import Manifest, TensorRecord, decode
+
+
+class StoredFile(NamedTuple):
+    """One opened file: its source, its validated header, and what perdure says in it (None for another writer's)."""
+
+    source: ByteSource
+    header: Header
+    manifest: Manifest | None
+    digest: str
+
+    @property
+    def where(self) -> str:
+        return self.source.where
+
+    def record(self, name: str) -> TensorRecord | None:
+        """Return what the manifest says about a tensor of this file."""
+        return self.manifest.tensors[name] if self.manifest else None
+
+    def offset(self, name: str) -> int:
+        """Return where a tensor's bytes begin in the file."""
+        return self.header.data_start + self.header.entries[name].start
+
+
+def open_file(source: ByteSource, *, sealed: bool = True) -> StoredFile:
+    """Read and validate a file's header and, where it is perdure's, its seal and its manifest.
+
+    Args:
+        source: the file.
+        sealed: a seal that does not hold is an error; otherwise the manifest is then left aside.
+    """
+    where = source.where
+    first = source.read(0, min(8, source.n_bytes))
+    length = headers.read_length(first, source.n_bytes, where)
+    raw = source.read(8, length)
+    header = headers.parse(raw, source.n_bytes, where)
+    try:
+        digest = check_seal(first + raw, header.metadata, where)
+    except CorruptError:
+        if sealed:
+            raise
+        digest = None
+    manifest = None
+    if digest is not None:
+        manifest = decode(header.metadata[MANIFEST_KEY], where)
+        check_file(manifest, header.entries, where)
+    return StoredFile(source, header, manifest, digest or "")
+
+
+class Stored:
+    """A saved model: a file, or the files that an index names. Shards are opened when one of their tensors is asked for.
+
+    Attributes:
+        where: names it in messages.
+        names: the stored tensors, in the writer's order.
+        manifest: the model's manifest; None for another writer's.
+        metadata: the metadata in which it stood, with its blobs.
+        digest: the root digest; empty where there is none.
+        files: the names of the shards; empty for a single file.
+    """
+
+    def __init__(self, origin: object, *, sealed: bool = True) -> None:
+        self._sealed = sealed
+        self._opened: dict[str, StoredFile] = {}
+        self._folder = Path()
+        found = find_index(usable_path(origin)) if isinstance(origin, (str, os.PathLike)) else None
+        if found is not None and found.name.endswith(".json"):
+            self._open_index(found)
+        else:
+            self._open_single(origin if found is None else found)
+
+    def _open_single(self, origin: object) -> None:
+        source = open_source(origin)
+        try:
+            only = open_file(source, sealed=self._sealed)
+            if only.manifest:
+                check_model(only.manifest, only.header.entries, source.where)
+        except BaseException:
+            source.close()
+            raise
+        self.where = source.where
+        self._opened[""] = only
+        self._shard_of: Mapping[str, str] = dict.fromkeys(only.header.entries, "")
+        self.manifest, self.metadata, self.digest = only.manifest, only.header.metadata, only.digest
+        self.files: tuple[str, ...] = ()
+
+    def _open_index(self, path: Path) -> None:
+        index = read_index(path, sealed=self._sealed)
+        self.where = str(path.parent)
+        self._folder = path.parent
+        self._shard_of = index.shard_of
+        self._names_of: dict[str, list[str]] = {}
+        for name, shard in index.shard_of.items():
+            self._names_of.setdefault(shard, []).append(name)
+        self.manifest, self.metadata, self.digest = index.manifest, index.metadata, index.digest
+        self.files = index.files
+        if index.manifest:
+            check_model(index.manifest, index.shard_of, str(path))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._shard_of)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shard_of
+
+    def file_of(self, name: str) -> StoredFile:
+        """Return the opened file that holds a tensor.
+
+        Raises:
+            MissingTensorError: no tensor of that name.
+            CorruptError: the shard is missing, or not the one that the index means.
+        """
+        try:
+            shard = self._shard_of[name]
+        except KeyError:
+            raise MissingTensorError(f"reading {self.where}: there is no tensor {name!r}.") from None
+        return self.file(shard)
+
+    def file(self, shard: str) -> StoredFile:
+        """Return the opened shard of that name; the empty name is a single file's."""
+        if shard not in self._opened:
+            self._opened[shard] = self._open_shard(shard)
+        return self._opened[shard]
+
+    def _open_shard(self, shard: str) -> StoredFile:
+        path = self._folder / shard
+        try:
+            source = PathSource(path)
+        except MissingFileError:
+            raise CorruptError(f"reading {self.where}: the shard {shard} is missing. Restore it from a copy.") from None
+        try:
+            opened = open_file(source, sealed=self._sealed)
+            self._check_belongs(shard, opened)
+        except BaseException:
+            source.close()
+            raise
+        return opened
+
+    def _check_belongs(self, shard: str, opened: StoredFile) -> None:
+        for name in self._names_of.get(shard, ()):
+            if name not in opened.header.entries:
+                raise CorruptError(f"reading {opened.where}: the index says that it holds {name!r}; it does not.")
+        if self._sealed and opened.manifest and opened.manifest.kind == "shard" and not self.manifest:
+            raise CorruptError(
+                f"reading {self.where}: {shard} is a shard of perdure's, but the index is not perdure's."
+            )
+        if self.manifest and len(self._names_of.get(shard, ())) != len(opened.header.entries):
+            raise CorruptError(f"reading {opened.where}: it holds tensors that the index leaves out. Restore both.")
+        record = self.manifest.shards.get(shard) if self.manifest else None
+        if record and (opened.digest, opened.source.n_bytes) != (record.digest, record.n_bytes):
+            raise DigestError(
+                f"reading {opened.where}: it belongs to another save than its index. Restore both from a copy."
+            )
+
+    def opened_files(self) -> Iterator[StoredFile]:
+        """Open every file, one after another."""
+        for shard in self.files or ("",):
+            yield self.file(shard)
+
+    def entry(self, name: str) -> Entry:
+        """Return type, shape and place of a stored tensor."""
+        return self.file_of(name).header.entries[name]
+
+    def close(self) -> None:
+        """Close all files; memory that was mapped stays as long as its tensors."""
+        for opened in self._opened.values():
+            opened.source.close()

@@ -1,0 +1,250 @@
+"""Tensors' bytes go to disk: cut into segments of the file, written and digested at the same time.
+
+A segment is an aligned stretch of the file and the pieces of memory that fill it. Big files are written through a small
+ring of aligned buffers past the page cache, where the file system takes that (`DirectSink`), else from the tensors' own
+memory (`PlainSink`). Either way two threads compute the digests of the very bytes that are written.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import xxhash
+from blake3 import blake3
+
+from perdure.disk import capabilities
+from perdure.disk.crew import Crew, Outcome, finish
+from perdure.disk.digests import EMPTY, Digests, digests_of
+from perdure.disk.memory import Piece, address_of, allocate, copy
+
+SEGMENT_BYTES = 4 * 2**20
+RING_SEGMENTS = 10
+DIRECT_FROM_BYTES = 32 * 2**20
+_WRITERS = 8
+_PAGE = 4096
+_MAX_VECTORS = 512
+
+
+class Item(NamedTuple):
+    """One tensor to be stored: its safetensors type and shape, its size, and its bytes, made piece by piece."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+    pieces: Callable[[], Iterable[Piece]]
+
+
+class Segment(NamedTuple):
+    """A stretch of the file, beginning at `offset`, and what fills it: pieces with the names of their tensors."""
+
+    offset: int
+    n_bytes: int
+    pieces: list[tuple[str, Piece]]
+
+
+def segments(items: Iterable[Item], data_start: int) -> Iterator[Segment]:
+    """Cut the bytes of items, in the file's order, into segments of `SEGMENT_BYTES`."""
+    offset, filled, pieces = data_start, 0, []
+    for item in items:
+        for piece in item.pieces():
+            done = 0
+            while done < piece.n_bytes:
+                step = min(piece.n_bytes - done, SEGMENT_BYTES - filled)
+                pieces.append((item.name, piece.part(done, done + step)))
+                done, filled = done + step, filled + step
+                if filled == SEGMENT_BYTES:
+                    yield Segment(offset, filled, pieces)
+                    offset, filled, pieces = offset + filled, 0, []
+    if pieces:
+        yield Segment(offset, filled, pieces)
+
+
+class PlainSink:
+    """Writes segments from the tensors' own memory through the page cache, and starts their writing back at once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._started = 0
+
+    def stage(self, segment: Segment) -> Segment:
+        return segment
+
+    def write(self, segment: Segment) -> None:
+        write_all(self._descriptor, [piece.view() for _, piece in segment.pieces], segment.offset)
+        capabilities.start_writeback(self._descriptor, segment.offset, segment.n_bytes)
+
+    def close(self) -> None:
+        pass
+
+
+class DirectSink:
+    """Copies segments into a ring of aligned buffers and writes these past the page cache."""
+
+    def __init__(self, descriptor: int, plain: int, n_segments: int) -> None:
+        self._descriptor, self._plain = descriptor, plain
+        self._ring = allocate(n_segments * SEGMENT_BYTES)
+        self._address = address_of(self._ring)
+        self._n_segments = n_segments
+        self._next = 0
+
+    def stage(self, segment: Segment) -> Segment:
+        """Copy a segment into the next buffer; the caller sees to it that the buffer is free."""
+        start = self._address + self._next * SEGMENT_BYTES
+        self._next = (self._next + 1) % self._n_segments
+        staged, position = [], start
+        for name, piece in segment.pieces:
+            copy(position, piece)
+            staged.append((name, Piece(position, piece.n_bytes, self._ring)))
+            position += piece.n_bytes
+        return Segment(segment.offset, segment.n_bytes, staged)
+
+    def write(self, segment: Segment) -> None:
+        """Write whole pages; the last segment of a file is padded, and the file is cut to its size afterwards."""
+        room = -(-segment.n_bytes // _PAGE) * _PAGE
+        buffer = Piece(segment.pieces[0][1].address, room, self._ring).view()
+        try:
+            if os.pwrite(self._descriptor, buffer, segment.offset) == room:
+                return
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        # Where room ends within a page, only the plain way can say so in the system's own words.
+        write_all(self._plain, [piece.view() for _, piece in segment.pieces], segment.offset)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def open_direct(path: os.PathLike[str], plain: int, n_bytes: int) -> DirectSink | None:
+    """Return a sink that goes past the page cache, or None where the file is small or the system does not take it."""
+    if not capabilities.DIRECT_IO or n_bytes < DIRECT_FROM_BYTES:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
+    except OSError:
+        return None
+    try:
+        os.pwrite(descriptor, allocate(_PAGE), 0)  # the header's place, written last
+    except OSError:
+        os.close(descriptor)
+        return None
+    return DirectSink(descriptor, plain, RING_SEGMENTS)
+
+
+def write_items(items: list[Item], descriptor: int, path: os.PathLike[str], data_start: int) -> dict[str, Digests]:
+    """Write the items' bytes in order from `data_start` on and return their digests.
+
+    Raises:
+        OSError: the system refused.
+    """
+    n_bytes = sum(item.n_bytes for item in items)
+    direct = open_direct(path, descriptor, n_bytes)
+    sink: PlainSink | DirectSink = direct or PlainSink(descriptor)
+    try:
+        digests = _write_streaming(items, sink, data_start)
+    finally:
+        sink.close()
+    if direct:
+        os.ftruncate(descriptor, data_start + n_bytes)
+    return digests
+
+
+def digest_pieces(pieces_of: Mapping[str, Iterable[Piece]]) -> dict[str, Digests]:
+    """Return the digests of tensors given by their pieces."""
+    return {name: _digests_of_pieces(pieces) for name, pieces in pieces_of.items()}
+
+
+def _digests_of_pieces(pieces: Iterable[Piece]) -> Digests:
+    if isinstance(pieces, list) and len(pieces) == 1:
+        return digests_of(pieces[0].view())
+    identity, checksum = blake3(), xxhash.xxh3_128()
+    for piece in pieces:
+        view = piece.view()
+        identity.update(view)
+        checksum.update(view)
+    return Digests(identity.hexdigest(), checksum.hexdigest())
+
+
+def _write_streaming(items: list[Item], sink: PlainSink | DirectSink, data_start: int) -> dict[str, Digests]:
+    """Stage segments in this thread while others write them and compute their digests.
+
+    At most `RING_SEGMENTS` are under way, which bounds the memory. Errors of the other threads are raised here.
+    """
+    identities = DigestStream(lambda: blake3(max_threads=max(1, capabilities.n_processors() // 2)))
+    checksums = DigestStream(xxhash.xxh3_128)
+    n_writers = _WRITERS if capabilities.VECTOR_WRITES else 1
+    under_way: collections.deque[list[Outcome]] = collections.deque()
+    with Crew(1) as identifiers, Crew(1) as checkers, Crew(n_writers) as writers:
+        for segment in segments(items, data_start):
+            if len(under_way) == RING_SEGMENTS:
+                finish(under_way.popleft())
+            staged = sink.stage(segment)
+            under_way.append(
+                [
+                    identifiers.submit(partial(identities.update, staged)),
+                    checkers.submit(partial(checksums.update, staged)),
+                    writers.submit(partial(sink.write, staged)),
+                ]
+            )
+        for outcomes in under_way:
+            finish(outcomes)
+    found = {item.name: EMPTY for item in items}
+    for name, identity in identities.hexdigests().items():
+        found[name] = Digests(identity, checksums.hexdigests()[name])
+    return found
+
+
+class DigestStream:
+    """One digest per tensor over segments that come in the file's order."""
+
+    def __init__(self, new: Callable[[], xxhash.xxh3_128 | blake3]) -> None:
+        self._new = new
+        self._name: str | None = None
+        self._state: xxhash.xxh3_128 | blake3 | None = None
+        self._done: dict[str, str] = {}
+
+    def update(self, segment: Segment) -> None:
+        for name, piece in segment.pieces:
+            if name != self._name:
+                self._close()
+                self._name, self._state = name, self._new()
+            assert self._state is not None
+            self._state.update(piece.view())
+
+    def _close(self) -> None:
+        if self._name is not None and self._state is not None:
+            self._done[self._name] = self._state.hexdigest()
+        self._name = None
+
+    def hexdigests(self) -> dict[str, str]:
+        """Return the digests by name, once all segments are in."""
+        self._close()
+        return self._done
+
+
+def write_all(descriptor: int, views: list[memoryview], offset: int) -> None:
+    """Write all bytes of several views to a file from `offset` on, however few each call takes."""
+    for start in range(0, len(views), _MAX_VECTORS):
+        batch = views[start : start + _MAX_VECTORS]
+        while batch:
+            written = _write_some(descriptor, batch, offset)
+            if written == 0:
+                raise OSError(0, "the system wrote nothing")
+            offset += written
+            while batch and written >= len(batch[0]):
+                written -= len(batch.pop(0))
+            if batch and written:
+                batch[0] = batch[0][written:]
+
+
+def _write_some(descriptor: int, views: list[memoryview], offset: int) -> int:
+    if capabilities.VECTOR_WRITES:
+        return os.pwritev(descriptor, views, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.write(descriptor, views[0])

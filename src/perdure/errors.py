@@ -1,0 +1,111 @@
+"""The one tree of errors, grouped by what the caller would do about them.
+
+    PerdureError
+    ├── InputError               an argument is wrong: change the call
+    │   ├── UnsupportedTensorError   a tensor that no perdure file can hold
+    │   ├── UnsupportedValueError    a value outside the vocabulary of plain data
+    │   ├── PathError                the path cannot be what this verb writes or reads
+    │   ├── MissingTensorError       no tensor of that name (also a KeyError)
+    │   └── MismatchError            the file and the model do not fit each other
+    ├── FileError                the file is not what it should be: restore or re-create it
+    │   ├── FormatError              not a file of a kind that perdure reads
+    │   ├── CorruptError             damaged: truncated, altered or inconsistent
+    │   │   └── DigestError          whole in form, but the bytes are not those that were saved
+    │   ├── LimitError               it asks for more than the limits allow
+    │   └── ProtocolError            written by a later perdure than this one
+    ├── StorageError             the system refused: mend the system, then try again
+    │   ├── MissingFileError         there is no such file or folder
+    │   └── DiskFullError            no room; the message says how many bytes are needed
+    └── ConflictError            somebody else is writing there: wait, then try again
+
+Every message says what was being done and to which file, tensor or key, what was expected and what was found, and what
+to do next. All are picklable. `exit_code` is what the command line returns (the numbers of sysexits.h; `perdure check`
+returns its verdict instead).
+"""
+
+from __future__ import annotations
+
+
+class PerdureError(Exception):
+    """Anything that perdure raises on purpose."""
+
+    exit_code = 70
+
+
+class InputError(PerdureError):
+    """An argument is wrong; nothing was read or written."""
+
+    exit_code = 64
+
+
+class UnsupportedTensorError(InputError):
+    """A tensor that no perdure file can hold; the message names it and the reason."""
+
+
+class UnsupportedValueError(InputError):
+    """A value outside the vocabulary of plain data; the message names its place and type."""
+
+
+class PathError(InputError):
+    """The path cannot be what this verb writes or reads."""
+
+
+class MissingTensorError(InputError, KeyError):
+    """There is no tensor of that name."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
+class MismatchError(InputError):
+    """The file and the model do not fit each other; the message lists every difference."""
+
+
+class FileError(PerdureError):
+    """The file is not what it should be."""
+
+    exit_code = 65
+
+
+class FormatError(FileError):
+    """Not a file of a kind that perdure reads."""
+
+
+class CorruptError(FileError):
+    """The file is damaged: truncated, altered or inconsistent."""
+
+
+class DigestError(CorruptError):
+    """The file is whole in form, but its bytes are not those that were saved."""
+
+
+class LimitError(FileError):
+    """The file asks for more than the limits allow."""
+
+
+class ProtocolError(FileError):
+    """The file was written by a later perdure than this one."""
+
+    exit_code = 76
+
+
+class StorageError(PerdureError):
+    """The operating system refused to read or write."""
+
+    exit_code = 74
+
+
+class MissingFileError(StorageError):
+    """There is no such file or folder."""
+
+    exit_code = 66
+
+
+class DiskFullError(StorageError):
+    """There is no room for the file; the message says how many bytes are needed."""
+
+
+class ConflictError(PerdureError):
+    """Somebody else is writing there now."""
+
+    exit_code = 75

@@ -1,0 +1,176 @@
+"""What the verbs report: frozen, free of torch, with a short text and JSON-ready data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from perdure.records.environment import Environment
+from perdure.records.manifest import Manifest
+from perdure.records.names import fold, human_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a file.
+
+    Attributes:
+        name: its key.
+        dtype: its type as PyTorch names it, less `torch.`.
+        shape: its sizes.
+        n_bytes: bytes that it takes in the file; 0 for a tensor that lies in the memory of another.
+        digest: BLAKE3 of its bytes in hexadecimal; empty where the file has none.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+    digest: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveReport:
+    """What a save wrote.
+
+    Attributes:
+        path: the file or folder; empty when a file object was written to.
+        n_bytes: bytes written in all, headers included.
+        digest: the root digest, which pins the file: `load_weights(model, path, digest=…)`.
+        forms: what the file offers: `("weights",)` or `("checkpoint",)`.
+        warnings: what the file could not keep, one sentence each.
+    """
+
+    path: str
+    n_bytes: int
+    digest: str
+    forms: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"saved {self.path or 'to a file object'}: {human_bytes(self.n_bytes)}, digest {self.digest[:16]}…"]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What a load did.
+
+    Attributes:
+        missing: names that the model has and the file lacks.
+        unexpected: names that the file has and the model lacks.
+        mismatched: names whose shapes (or types) differ, with the file's and the model's.
+        renamed: names of the file that went to another name of the model.
+        adapted: names whose values were adapted to another shape.
+        tied: names that share the memory of another, with that other.
+        casts: names whose type was changed to the model's, with the file's and the model's type.
+        fraction_loaded: how many of the model's parameters (counted by element) came from the file, 0 to 1.
+        verified: what was checked: `"checksum"`, `"full"` or `""`.
+        unknown: what the file does not say: `"digests"`, `"environment"`.
+        differences: how the environment that saved differs from this one.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    renamed: dict[str, str] = dataclasses.field(default_factory=dict)
+    adapted: dict[str, str] = dataclasses.field(default_factory=dict)
+    tied: dict[str, str] = dataclasses.field(default_factory=dict)
+    casts: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    fraction_loaded: float = 1.0
+    verified: str = ""
+    unknown: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"loaded {self.fraction_loaded:.1%} of the parameters, {_VERIFIED[self.verified]}"]
+        lines += _listed("missing from the file", self.missing)
+        lines += _listed("in the file only", self.unexpected)
+        lines += [
+            f"  shape differs: {name}: {a} in the file, {b} in the model" for name, (a, b) in self.mismatched.items()
+        ]
+        lines += _listed("tied", [f"{name} = {other}" for name, other in self.tied.items()])
+        lines += _listed("cast", [f"{name}: {a} to {b}" for name, (a, b) in self.casts.items()])
+        lines += [f"  the file has no {thing}" for thing in self.unknown]
+        return "\n".join([*lines, *(f"  saved with {difference}" for difference in self.differences)])
+
+
+_VERIFIED = {"": "not verified", "checksum": "checksums verified", "full": "BLAKE3 verified"}
+
+
+def _listed(title: str, names: Any) -> list[str]:
+    return [f"  {title}: {name}" for name in fold(names)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that a check found: its kind (the error it would raise), where, and the sentence for people."""
+
+    kind: str
+    message: str
+    file: str = ""
+    tensor: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckReport:
+    """What a check found.
+
+    Attributes:
+        path: what was checked.
+        ok: nothing is wrong.
+        verdict: `"safe"`, `"needs code"`, `"dangerous"` or `"damaged"`.
+        findings: what is wrong, or could not be checked.
+        n_tensors: tensors whose bytes were read and compared with their digests.
+        n_bytes: bytes that were read.
+    """
+
+    path: str
+    ok: bool
+    verdict: str
+    findings: tuple[Finding, ...]
+    n_tensors: int = 0
+    n_bytes: int = 0
+
+    def __str__(self) -> str:
+        head = f"{self.path}: {self.verdict} ({self.n_tensors} tensors, {human_bytes(self.n_bytes)} read)"
+        return "\n".join([head, *(f"  {finding.message}" for finding in self.findings)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a file is, read from its header alone.
+
+    Attributes:
+        path: the file or folder.
+        form: the form in which a model was loaded; None for a file.
+        reason: why that form.
+        forms: what the file offers: `"weights"` or `"checkpoint"`.
+        names: classes and functions that the class form would need.
+        manifest: perdure's manifest; None for a file of another writer.
+        environment: where it was written; None where that is not known.
+        differences: how that differs from the environment here.
+        tensors: every tensor, in the file's order; those that lie in another's memory last.
+        n_bytes: bytes of the file, or of all files of the folder.
+        digest: the root digest; empty where there is none.
+        files: the shards' names; empty for a single file.
+    """
+
+    path: str
+    form: str | None
+    reason: str
+    forms: tuple[str, ...]
+    names: tuple[str, ...]
+    manifest: Manifest | None
+    environment: Environment | None
+    differences: tuple[str, ...]
+    tensors: tuple[TensorSpec, ...]
+    n_bytes: int
+    digest: str = ""
+    files: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        writer = self.manifest.writer if self.manifest else "another writer"
+        return (
+            f"{self.path}: {'/'.join(self.forms)} by {writer}, {len(self.tensors)} tensors, {human_bytes(self.n_bytes)}"
+        )

@@ -1,0 +1,302 @@
+"""The one closed vocabulary in which plain values are written: JSON, with a tag where JSON has no word.
+
+`None`, truth values, numbers, text, lists and dicts with text keys are JSON's own. All else is an object whose key `$`
+names its type: `{"$": "tuple", "of": [...]}`. A dict that has other keys, or the key `$`, is written as pairs. Values
+that belong to a higher layer (tensors, arrays) pass through a hook, which gives and takes a tagged object.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import enum
+import fractions
+import json
+import math
+import pathlib
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Any, cast
+
+from perdure.errors import CorruptError, InputError, LimitError, UnsupportedValueError
+
+TAG = "$"
+MAX_DEPTH = 200
+MAX_VALUES = 4_000_000
+_MARKS = (b",", b"[", b"{")
+_SAFE_INT = 2**53
+
+EncodeHook = Callable[[Any, str], "dict[str, Any] | None"]
+DecodeHook = Callable[["dict[str, Any]"], Any]
+
+
+def encode(value: Any, place: str, hook: EncodeHook | None = None) -> Any:
+    """Return `value` as JSON data.
+
+    Args:
+        value: any nesting of plain values. Enums become their plain values, default dicts become dicts.
+        place: how messages name the value, e.g. `notes` or `state`.
+        hook: asked first about whatever is not of a plain type; returns its tagged object, or None.
+
+    Raises:
+        UnsupportedValueError: an object outside the vocabulary; the message gives its place and type.
+    """
+    return _encode(value, place, hook, 0)
+
+
+def to_text(encoded: Any) -> str:
+    """Return encoded data as compact JSON text in ASCII."""
+    return json.dumps(encoded, separators=(",", ":"), allow_nan=False)
+
+
+def check_count(text: bytes) -> None:
+    """Refuse to save more plain values than can be loaded.
+
+    Raises:
+        InputError: there are too many.
+    """
+    n_values = sum(text.count(mark) for mark in _MARKS)
+    if n_values > MAX_VALUES:
+        raise InputError(
+            f"saving: {n_values} plain values; at most {MAX_VALUES} are loaded again. Put long lists of numbers into arrays "
+            f"or tensors."
+        )
+
+
+def from_text(text: bytes, where: str) -> Any:
+    """Read JSON text into encoded data; `where` names the file in messages."""
+    n_values = sum(text.count(mark) for mark in _MARKS)
+    if n_values > MAX_VALUES:
+        raise LimitError(f"reading {where}: it holds {n_values} plain values; the limit is {MAX_VALUES}.")
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"reading {where}: its plain values are not valid JSON ({str(error)[:200]}).") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return found
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _encode(value: Any, place: str, hook: EncodeHook | None, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise UnsupportedValueError(
+            f"saving: nested deeper than {MAX_DEPTH} levels; does it contain itself? Save plain, finite data. The place is "
+            f"{place[:100]}…"
+        )
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is str:
+        return value if _is_unicode(value) else {TAG: "text", "of": _surrogates_to_hex(value)}
+    if kind is float:
+        return value if math.isfinite(value) else {TAG: "float", "of": repr(value)}
+    if kind is int:
+        return value if -_SAFE_INT <= value <= _SAFE_INT else {TAG: "int", "of": hex(value)}
+    if kind in (dict, defaultdict):
+        return _encode_dict(value, place, hook, depth)
+    if kind is OrderedDict:
+        return _encode_ordered(value, place, hook, depth)
+    if kind is Counter:
+        return {TAG: "counter", "of": _encode_pairs(value, place, hook, depth)}
+    if kind is list:
+        return [_encode(item, f"{place}[{i}]", hook, depth + 1) for i, item in enumerate(value)]
+    if kind is tuple:
+        return {TAG: "tuple", "of": [_encode(item, f"{place}[{i}]", hook, depth + 1) for i, item in enumerate(value)]}
+    if kind in (set, frozenset):
+        _check_keys(value, place)
+        items = [_encode(item, f"{place}{{…}}", hook, depth + 1) for item in value]
+        return {TAG: kind.__name__, "of": sorted(items, key=to_text)}
+    if isinstance(value, enum.Enum):
+        return _encode(value.value, f"{place}.value", hook, depth + 1)
+    tagged = _encode_scalar(value)
+    if tagged is None and hook is not None:
+        tagged = hook(value, place)
+    if tagged is None:
+        raise UnsupportedValueError(
+            f"saving {place[:300]}: an object of type {kind.__module__}.{kind.__qualname__} is not plain data. Save what "
+            f"it consists of (for many objects their state_dict()), as dicts, lists, tensors, numbers and text."
+        )
+    return tagged
+
+
+_PLAIN = (type(None), bool)
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether text has no half of a surrogate pair, which JSON could not tell from a whole one."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _surrogates_to_hex(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass").hex()
+
+
+def _encode_dict(value: dict[Any, Any], place: str, hook: EncodeHook | None, depth: int) -> Any:
+    if all(type(key) is str and _is_unicode(key) for key in value) and TAG not in value:
+        return {key: _encode(item, f"{place}[{key!r}]", hook, depth + 1) for key, item in value.items()}
+    return {TAG: "dict", "of": _encode_pairs(value, place, hook, depth)}
+
+
+def _encode_ordered(value: OrderedDict[Any, Any], place: str, hook: EncodeHook | None, depth: int) -> Any:
+    """Write an ordered dict; that of a module's state dict keeps the versions that PyTorch attaches to it."""
+    encoded: dict[str, Any] = {TAG: "ordered", "of": _encode_pairs(value, place, hook, depth)}
+    versions = getattr(value, "_metadata", None)
+    if isinstance(versions, dict):
+        plain = {module: dict(entry) for module, entry in versions.items()}
+        encoded["versions"] = _encode(plain, f"{place}._metadata", None, depth + 1)
+    return encoded
+
+
+def _encode_pairs(value: dict[Any, Any], place: str, hook: EncodeHook | None, depth: int) -> list[list[Any]]:
+    _check_keys(value, place)
+    return [
+        [
+            _encode(key, f"{place}, key {_shown(key)}", None, depth + 1),
+            _encode(item, f"{place}[{_shown(key)}]", hook, depth + 1),
+        ]
+        for key, item in value.items()
+    ]
+
+
+def _shown(key: Any) -> str:
+    """Return a key as messages show it; the digits of a huge number, or an object's own repr, may not be had."""
+    try:
+        return repr(key)[:200]
+    except Exception:
+        return f"<{type(key).__name__}>"
+
+
+def _check_keys(keys: Iterable[Any], place: str) -> None:
+    """Refuse keys that would not be keys, or not different ones, once enums have become their plain values."""
+    plain: set[Any] = set()
+    for key in keys:
+        value = _without_enums(key)
+        try:
+            fresh = value not in plain
+            plain.add(value)
+        except TypeError:
+            fresh = False
+        if not fresh:
+            raise UnsupportedValueError(
+                f"saving {place[:300]}: the key {_shown(key)} would not be a key of its own as the plain value "
+                f"{_shown(value)}."
+            )
+
+
+def _without_enums(key: Any) -> Any:
+    """Return a key as it will come back: enums as their plain values, within tuples and frozen sets too."""
+    if isinstance(key, enum.Enum):
+        return _without_enums(key.value)
+    if type(key) is tuple:
+        return tuple(_without_enums(part) for part in key)
+    if type(key) is frozenset:
+        parts = [_without_enums(part) for part in key]
+        return frozenset(parts) if all(part.__hash__ for part in parts) else parts
+    return key
+
+
+def _encode_scalar(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, pathlib.PurePath):
+        windows = {"windows": True} if isinstance(value, pathlib.PureWindowsPath) else {}
+        return {TAG: "path", "of": str(value), **windows}
+    kind = type(value)
+    if kind is complex:
+        return {TAG: "complex", "of": [repr(value.real), repr(value.imag)]}
+    if kind in (bytes, bytearray):
+        return {TAG: kind.__name__, "of": base64.b64encode(value).decode()}
+    if kind in (datetime.datetime, datetime.date, datetime.time):
+        fold = {"fold": 1} if getattr(value, "fold", 0) else {}
+        return {TAG: kind.__name__, "of": value.isoformat(), **fold}
+    if kind is datetime.timedelta:
+        return {TAG: "timedelta", "of": [value.days, value.seconds, value.microseconds]}
+    if kind is Decimal:
+        return {TAG: "decimal", "of": str(value)}
+    if kind is fractions.Fraction:
+        return {TAG: "fraction", "of": [hex(value.numerator), hex(value.denominator)]}
+    return None
+
+
+def decode(encoded: Any, where: str, hook: DecodeHook | None = None) -> Any:
+    """Return the value that `encode` was given.
+
+    Args:
+        encoded: JSON data.
+        where: names the file in messages.
+        hook: builds the values of tags that are not in the vocabulary.
+
+    Raises:
+        CorruptError: an unknown tag or content that does not fit its tag.
+    """
+    try:
+        return _decode(encoded, hook)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        raise CorruptError(f"reading {where}: its plain values cannot be read ({str(error)[:200]}).") from None
+
+
+def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
+    if type(encoded) is list:
+        return [_decode(item, hook) for item in encoded]
+    if type(encoded) is not dict:
+        return encoded
+    if TAG not in encoded:
+        return {key: _decode(item, hook) for key, item in encoded.items()}
+    tag, content = encoded[TAG], cast("Any", encoded.get("of"))
+    if tag in _COLLECTIONS:
+        return _COLLECTIONS[tag](_decode(item, hook) for item in content)
+    if tag in ("dict", "counter"):
+        pairs = {_decode(key, None): _decode(item, hook) for key, item in content}
+        return pairs if tag == "dict" else Counter(pairs)
+    if tag == "ordered":
+        return _decode_ordered(encoded, hook)
+    if tag == "path":
+        return pathlib.PureWindowsPath(content) if _is_foreign_path(encoded) else pathlib.Path(content)
+    if tag in _SCALARS:
+        value = _SCALARS[tag](content)
+        return value.replace(fold=1) if encoded.get("fold") == 1 else value
+    if hook is None:
+        raise ValueError(f"unknown tag {str(tag)[:40]!r}")
+    return hook(encoded)
+
+
+def _decode_ordered(encoded: dict[str, Any], hook: DecodeHook | None) -> OrderedDict[Any, Any]:
+    ordered = OrderedDict((_decode(key, None), _decode(item, hook)) for key, item in encoded["of"])
+    if "versions" in encoded:
+        vars(ordered)["_metadata"] = OrderedDict(_decode(encoded["versions"], None))
+    return ordered
+
+
+def _is_foreign_path(encoded: dict[str, Any]) -> bool:
+    return bool(encoded.get("windows")) and not isinstance(pathlib.Path(), pathlib.PureWindowsPath)
+
+
+def _list_of(parts: Any, length: int) -> list[Any]:
+    if type(parts) is not list or len(parts) != length:
+        raise ValueError(f"a list of {length} was expected")
+    return parts
+
+
+_COLLECTIONS: dict[str, Callable[..., Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+
+_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "text": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
+    "float": float,
+    "int": lambda text: int(text, 16),
+    "complex": lambda parts: complex(*(float(part) for part in _list_of(parts, 2))),
+    "bytes": lambda text: base64.b64decode(text, validate=True),
+    "bytearray": lambda text: bytearray(base64.b64decode(text, validate=True)),
+    "datetime": datetime.datetime.fromisoformat,
+    "date": datetime.date.fromisoformat,
+    "time": datetime.time.fromisoformat,
+    "timedelta": lambda parts: datetime.timedelta(*_list_of(parts, 3)),
+    "decimal": Decimal,
+    "fraction": lambda parts: fractions.Fraction(*(int(part, 16) for part in _list_of(parts, 2))),
+}

@@ -1,0 +1,1 @@
+"""Bytes become tensors and tensors bytes: saving, opening and loading of weights and nested checkpoints."""

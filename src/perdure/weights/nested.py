@@ -1,0 +1,202 @@
+"""Tensors and arrays inside nested values: collected under names of their own on saving, put back on loading."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Container
+from typing import Any
+
+import torch
+from torch import nn
+
+from perdure.errors import CorruptError, InputError, UnsupportedValueError
+from perdure.records.values import TAG, EncodeHook
+from perdure.weights.dtypes import by_name, short_name
+from perdure.weights.storing import refuse
+
+_STEP = re.compile(r"\[('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\]]*)\]")
+
+
+_PLAIN_DTYPE = re.compile(r"[<>|=][bBiufcmMSUV]\d{1,9}(\[\d{0,9}[a-zA-Zμ]{1,7}\])?")
+
+
+class TensorCollector:
+    """Collects the tensors that an encoding meets, each object once."""
+
+    def __init__(self, taken: Container[str] = ()) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._taken = taken
+        self._seen: dict[int, tuple[object, dict[str, Any]]] = {}
+
+    def hook(self, root: str) -> EncodeHook:
+        """Return the hook for values that stand under `root`; the tensors' names begin with it."""
+
+        def collect(value: Any, place: str) -> dict[str, Any] | None:
+            seen = self._seen.get(id(value))
+            if seen:
+                if isinstance(value, torch.Tensor):
+                    self._add(value, place, root)
+                return seen[1]
+            tagged = self._collect(value, place, root)
+            if tagged is not None and "name" in tagged:
+                self._seen[id(value)] = (value, tagged)
+            return tagged
+
+        return collect
+
+    def _collect(self, value: Any, place: str, root: str) -> dict[str, Any] | None:
+        if isinstance(value, torch.Tensor):
+            refuse(place, value)
+            name = self._add(value, place, root)
+            parameter = {"parameter": True} if isinstance(value, nn.Parameter) else {}
+            gradient = {"requires_grad": True} if value.requires_grad else {}
+            return {TAG: "tensor", "name": name, **parameter, **gradient}
+        if isinstance(value, torch.Size):
+            return {TAG: "size", "of": list(value)}
+        if isinstance(value, torch.dtype):
+            return {TAG: "dtype", "of": short_name(value)}
+        if isinstance(value, torch.device):
+            return {TAG: "device", "of": str(value)}
+        if "numpy" in sys.modules:
+            return self._collect_numpy(value, place, root)
+        return None
+
+    def _collect_numpy(self, value: Any, place: str, root: str) -> dict[str, Any] | None:
+        import numpy as np
+
+        if isinstance(value, np.generic):
+            return _numpy_scalar(value, place)
+        if type(value) not in (np.ndarray, np.memmap):
+            return None
+        dtype = value.dtype
+        if dtype.hasobject or dtype.names or np.dtype(dtype.str) != dtype:
+            raise UnsupportedValueError(
+                f"saving {place}: an array of type {dtype} is not plain data. Save its columns."
+            )
+        if _has_torch_type(dtype):
+            return {TAG: "ndarray", "name": self._add(_as_tensor(value), place, root)}
+        content = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8).copy()
+        name = self._add(torch.from_numpy(content), place, root)
+        return {TAG: "ndarray", "name": name, "dtype": dtype.str, "shape": list(value.shape)}
+
+    def _add(self, tensor: torch.Tensor, place: str, root: str) -> str:
+        wanted = tensor_name(place, root)
+        name, number = wanted, 1
+        while name in self.tensors or name in self._taken or name == "__metadata__" or not name:
+            number += 1
+            name = f"{wanted}#{number}"
+        self.tensors[name] = tensor
+        return name
+
+
+def tensor_name(place: str, root: str) -> str:
+    """Turn a place such as `state['model'][0]` into a name such as `model.0`."""
+    steps = [step.strip("'\"") for step in _STEP.findall(place)]
+    inner = ".".join(step.encode("utf-8", "replace").decode() for step in steps)
+    return ".".join(part for part in (root, inner) if part)
+
+
+def _has_torch_type(dtype: Any) -> bool:
+    return dtype.isnative and dtype.name in _NUMPY_TYPES
+
+
+_NUMPY_TYPES = frozenset(
+    ["bool", "float16", "float32", "float64", "complex64", "complex128"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+
+
+def _as_tensor(array: Any) -> torch.Tensor:
+    import numpy as np
+
+    usable = array.flags.writeable and all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
+    return torch.from_numpy(np.asarray(array) if usable else np.array(array, order="C"))
+
+
+def _numpy_scalar(value: Any, place: str) -> dict[str, Any]:
+    if value.dtype.kind in "OV" or type(value).__name__.endswith("longdouble"):
+        raise UnsupportedValueError(f"saving {place}: a scalar of type {value.dtype} is not plain data.")
+    return {TAG: "scalar", "dtype": value.dtype.str, "of": value.tobytes().hex()}
+
+
+def names_in(encoded: Any) -> list[str]:
+    """Return the names of the tensors that encoded values refer to."""
+    names: dict[str, None] = {}
+    waiting = [encoded]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is dict and value.get(TAG) in ("tensor", "ndarray"):
+            names[str(value.get("name"))] = None
+        elif type(value) is dict:
+            waiting.extend(value.values())
+        elif type(value) is list:
+            waiting.extend(value)
+    return list(names)
+
+
+class TensorRestorer:
+    """Puts tensors back where an encoding met them; one tensor object for each that was saved."""
+
+    def __init__(self, tensors: Callable[[str], torch.Tensor], where: str) -> None:
+        self._tensors = tensors
+        self._where = where
+        self._built: dict[tuple[str, ...], Any] = {}
+
+    def hook(self, tagged: dict[str, Any]) -> Any:
+        """Build the value of a tagged object.
+
+        Raises:
+            CorruptError: an unknown tag, or content that does not fit it.
+        """
+        tag = str(tagged[TAG])
+        if tag in ("tensor", "ndarray"):
+            key = (tag, str(tagged.get("name")))
+            if key not in self._built:
+                self._built[key] = self._tensor(tagged) if tag == "tensor" else self._array(tagged)
+            return self._built[key]
+        if tag == "size":
+            return torch.Size(tagged["of"])
+        if tag == "dtype":
+            return by_name(str(tagged["of"]), self._where)
+        if tag == "device":
+            return torch.device(str(tagged["of"]))
+        if tag == "scalar":
+            return self._scalar(tagged)
+        raise CorruptError(f"reading {self._where}: its values have the unknown tag {tag[:40]!r}.")
+
+    def _scalar(self, tagged: dict[str, Any]) -> Any:
+        numpy, dtype = _numpy(self._where), _plain_dtype(tagged["dtype"], self._where)
+        content = bytes.fromhex(tagged["of"])
+        return numpy.frombuffer(content, dtype)[0] if dtype.itemsize else numpy.zeros(1, dtype)[0]
+
+    def _tensor(self, tagged: dict[str, Any]) -> torch.Tensor:
+        tensor = self._tensors(tagged["name"])
+        gradient = tagged.get("requires_grad") is True
+        if tagged.get("parameter") is True:
+            return nn.Parameter(tensor, gradient)
+        return tensor.requires_grad_() if gradient else tensor
+
+    def _array(self, tagged: dict[str, Any]) -> Any:
+        _numpy(self._where)
+        array = self._tensors(tagged["name"]).numpy()
+        if "dtype" not in tagged:
+            return array
+        return array.view(_plain_dtype(tagged["dtype"], self._where)).reshape(tagged["shape"])
+
+
+def _numpy(where: str) -> Any:
+    try:
+        import numpy
+    except ImportError:
+        raise InputError(f"reading {where}: it holds NumPy arrays, and NumPy is not installed. Install it.") from None
+    return numpy
+
+
+def _plain_dtype(text: Any, where: str) -> Any:
+    if not _PLAIN_DTYPE.fullmatch(str(text)):
+        raise CorruptError(f"reading {where}: {str(text)[:40]!r} is no type of an array of plain data.")
+    dtype = _numpy(where).dtype(str(text))
+    if dtype.hasobject or dtype.names:
+        raise CorruptError(f"reading {where}: an array of type {str(text)[:40]!r} is not plain data.")
+    return dtype

@@ -1,0 +1,219 @@
+"""Loaded tensors go into a model: the Parameter and buffer objects stay, their contents become the file's."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch._C import _swap_tensor_impl as swap_contents
+
+from perdure.errors import MismatchError, PerdureError
+from perdure.weights.aliases import is_dense
+from perdure.weights.slots import ModelSlots, modules_of, slots_of
+
+
+class Placer:
+    """Fills the tensor objects of a model, casting and moving where that is due.
+
+    Args:
+        in_place: names whose memory others hold too, so that it is filled and not exchanged.
+        device: where everything shall be; None leaves each where it is (what is on `meta` comes to the CPU).
+    """
+
+    def __init__(self, in_place: frozenset[str], device: torch.device | None) -> None:
+        self._in_place = in_place
+        self._device = device
+        self._converted: dict[tuple[object, ...], tuple[torch.UntypedStorage, torch.Tensor]] = {}
+
+    def fill(self, places: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Fill each tensor object once, taking the tensors away one by one; gradients must be switched off.
+
+        Returns:
+            What was placed without copying, by name.
+        """
+        shared = _shared_storages(tensors)
+        placed: dict[str, torch.Tensor] = {}
+        done: set[int] = set()
+        for name in list(tensors):
+            current, tensor = places[name], tensors.pop(name)
+            if id(current) not in done:
+                done.add(id(current))
+                content = self._fill_one(name, current, tensor, shared)
+                if content is not None:
+                    placed[name] = content
+        return placed
+
+    def _fill_one(
+        self, name: str, current: torch.Tensor, tensor: torch.Tensor, shared: set[int]
+    ) -> torch.Tensor | None:
+        if current.is_meta or current.layout is not torch.strided:
+            content = _laid_out_like(current, self._convert(current, tensor, shared))
+            _materialise(current, content)
+            return content
+        stays = self._device is None or self._device == current.device
+        tied = _storage_address(tensor) in shared
+        if stays and (name in self._in_place or (current.device.type != "cpu" and not tied)):
+            current.data.copy_(tensor)
+            return None
+        content = self._convert(current, tensor, shared)
+        laid_out = _laid_out_like(current, content)
+        current.data = laid_out
+        return content if laid_out is content else None
+
+    def _convert(self, current: torch.Tensor, tensor: torch.Tensor, shared: set[int]) -> torch.Tensor:
+        """Cast and move a tensor; those that share memory before share it afterwards."""
+        device, dtype = self._device or (torch.device("cpu") if current.is_meta else current.device), current.dtype
+        if tensor.dtype == dtype and tensor.device == device:
+            return tensor
+        if _storage_address(tensor) not in shared:
+            return tensor.to(device=device, dtype=None if tensor.is_quantized else dtype)
+        storage = tensor.untyped_storage()
+        key = (storage.data_ptr(), tensor.dtype, dtype, device)
+        if key not in self._converted:
+            whole = torch.empty(0, dtype=tensor.dtype, device=storage.device).set_(storage)
+            self._converted[key] = (storage, whole.to(device=device, dtype=dtype))
+        return self._converted[key][1].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _storage_address(tensor: torch.Tensor) -> int:
+    plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.numel() > 0
+    return tensor.untyped_storage().data_ptr() if plain else 0
+
+
+def _shared_storages(tensors: dict[str, torch.Tensor]) -> set[int]:
+    """Return the addresses of storages that several tensors lie in."""
+    seen: set[int] = set()
+    shared: set[int] = set()
+    for tensor in tensors.values():
+        address = _storage_address(tensor)
+        (shared if address in seen else seen).add(address)
+    return shared - {0}
+
+
+def move_rest(model: nn.Module, device: torch.device) -> None:
+    """Move what was not loaded to where the rest is: other buffers and gradients; the objects stay the same."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        for part in (tensor, tensor.grad):
+            if part is not None and part.device != device and not part.is_meta:
+                part.data = part.data.to(device)
+
+
+def _laid_out_like(current: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Keep the order of the axes in memory, such as channels last, where the model has its own."""
+    if current.layout is not torch.strided or current.is_quantized or current.is_contiguous():
+        return tensor
+    if is_dense(current):
+        return torch.empty_strided(current.shape, current.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
+            tensor
+        )
+    return tensor
+
+
+def _materialise(current: torch.Tensor, tensor: torch.Tensor) -> None:
+    """Exchange what a tensor on `meta`, or a sparse one, consists of; the object stays, which an optimizer may hold.
+
+    This is the core of `torch.utils.swap_tensors`, which refuses tensors that are weakly referenced, as an RNN's are: the
+    object that the references mean stays, only what it consists of changes.
+    """
+    swap_contents(current, tensor.data.requires_grad_(current.requires_grad))
+
+
+def refuse_differing_ties(slots: ModelSlots, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Raise where the model shares memory between places for which the file has different values.
+
+    Raises:
+        MismatchError: see there.
+    """
+    for name, first in slots.same.items():
+        if name in tensors and first in tensors and not _same_bits(tensors[name], tensors[first]):
+            raise _differing(name, first, where)
+    for name, view in slots.views.items():
+        if name in tensors and view.of in tensors:
+            part = tensors[view.of].as_strided(view.shape, view.stride, view.offset)
+            if not _same_bits(tensors[name], part):
+                raise _differing(name, view.of, where)
+
+
+def refuse_differing_overlaps(slots: ModelSlots, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Raise where places of the model overlap in part, and the file has different values for what they share.
+
+    The places are filled in a copy of their memory first, which shows whether one undoes another.
+
+    Raises:
+        MismatchError: see there.
+    """
+    copies: dict[int, torch.Tensor] = {}
+    filled: dict[str, torch.Tensor] = {}
+    for name in sorted(slots.overlapping & tensors.keys()):
+        place, storage = slots.by_name[name], slots.by_name[name].untyped_storage()
+        if storage.data_ptr() not in copies:
+            copies[storage.data_ptr()] = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).clone()
+        copy = copies[storage.data_ptr()]
+        whole = copy[: len(copy) // place.element_size() * place.element_size()].view(place.dtype)
+        filled[name] = whole.as_strided(place.shape, place.stride(), place.storage_offset()).copy_(tensors[name])
+    for name, place in filled.items():
+        if not _same_bits(place, tensors[name].to(place)):
+            raise MismatchError(
+                f"loading {where}: the memory of {name!r} overlaps that of another parameter or buffer of the model, for "
+                f"which the file has other values. Give both memory of their own in the model."
+            )
+
+
+def _differing(name: str, other: str, where: str) -> MismatchError:
+    return MismatchError(
+        f"loading {where}: the model shares the memory of {name!r} with {other!r}, but the file has different values "
+        f"for them. Untie them in the model, or save the file again from a model that ties them."
+    )
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.layout is not torch.strided or a.is_quantized or a.data_ptr() == b.data_ptr():
+        return True
+    return a.dtype == b.dtype and torch.equal(_bytes(a), _bytes(b))
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().flatten().view(torch.uint8)
+
+
+def check_placed(
+    model: nn.Module, before: dict[str, torch.Tensor], placed: dict[str, torch.Tensor], where: str
+) -> None:
+    """See that every place holds what was put there, and that nothing is left on `meta`.
+
+    Args:
+        model: the loaded model.
+        before: its tensor objects when loading began, by name; they must be there still.
+        placed: the content that each place was given without copying.
+        where: names the file in messages.
+
+    Raises:
+        PerdureError: it is not so; a hook of the model changed it, or perdure has a fault.
+    """
+    for prefix, module in modules_of(model):
+        for name, tensor in slots_of(module, prefix):
+            if tensor.is_meta:
+                raise PerdureError(f"loading {where}: {name!r} is still on meta after loading. Please report this.")
+            if name in placed and _address(tensor) != _address(placed[name]):
+                raise PerdureError(f"loading {where}: {name!r} does not hold the file's values after loading.")
+            if before.get(name, tensor) is not tensor:
+                raise PerdureError(f"loading {where}: {name!r} is another object after loading than before.")
+
+
+def _address(tensor: torch.Tensor) -> int:
+    if tensor.layout is torch.sparse_coo:
+        return tensor._values().data_ptr()
+    return tensor.data_ptr() if tensor.layout is torch.strided else tensor.values().data_ptr()
+
+
+def refuse_left_on_meta(names: list[str], where: str) -> None:
+    """Raise where places of a model on `meta` would get no content.
+
+    Raises:
+        MismatchError: there are such names.
+    """
+    if names:
+        shown = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        raise MismatchError(
+            f"loading {where}: the model is on meta, and the file has nothing for {shown}. Build the model on a real "
+            f"device (its constructor then makes the buffers that are not persistent), or save it again from a module."
+        )

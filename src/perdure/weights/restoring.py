@@ -1,0 +1,184 @@
+"""Stored bytes become tensors: plain ones in place, then those that are derived from them."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Iterable
+
+import torch
+
+from perdure.disk.consistency import check_alias
+from perdure.disk.reading import read, want
+from perdure.disk.stored import Stored, StoredFile
+from perdure.errors import CorruptError, MissingTensorError
+from perdure.records.manifest import Alias, Composed
+from perdure.records.reports import TensorSpec
+from perdure.weights.dtypes import by_name, from_stored, short_name, torch_shape, with_layout
+
+_make_per_tensor = getattr(torch, "_make_per_tensor_quantized_tensor")  # noqa: B009 - public functions only quantize floats
+_make_per_channel = getattr(torch, "_make_per_channel_quantized_tensor")  # noqa: B009
+
+Fetch = Callable[[str], torch.Tensor]
+Type = tuple[torch.dtype, tuple[int, ...]]
+
+
+def from_memory(memory: mmap.mmap, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a tensor over memory that it keeps alive; it has a storage and a version counter of its own."""
+    if 0 in shape:
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    flat = torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=offset)
+    return flat if len(shape) == 1 else flat.view(shape)
+
+
+class Restorer:
+    """Turns the bytes of a saved model into tensors: stored ones as they are, others derived from them."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        self._manifest = stored.manifest
+        self._aliases = stored.manifest.aliases if stored.manifest else {}
+        self._composed = stored.manifest.composed if stored.manifest else {}
+        self._types: dict[str, Type] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names that the saver knew: stored tensors that are no parts of others, then derived ones."""
+        parts = {part for composed in self._composed.values() for part in composed.parts.values()}
+        plain = tuple(name for name in self.stored.names if name not in parts) if parts else self.stored.names
+        return (*plain, *self._aliases, *self._composed)
+
+    def stored_type(self, name: str) -> Type:
+        """Return type and shape of a stored tensor as PyTorch has it."""
+        found = self._types.get(name)
+        if found is None:
+            file = self.stored.file_of(name)
+            found = self._types[name] = _type_in(file, name)
+        return found
+
+    def type_of(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Return the type's name and the shape of any tensor, from the headers alone."""
+        if name in self._aliases:
+            alias = self._aliases[name]
+            return short_name(self.stored_type(alias.of)[0]), alias.shape
+        if name in self._composed:
+            composed = self._composed[name]
+            return composed.dtype or self._values_type(composed), composed.shape
+        dtype, shape = self.stored_type(name)
+        return short_name(dtype), shape
+
+    def kind_of(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Return a tensor's type, with its layout where that is a sparse one, and its shape."""
+        dtype, shape = self.type_of(name)
+        composed = self._composed.get(name)
+        return (with_layout(dtype, composed.layout) if composed else dtype), shape
+
+    def _values_type(self, composed: Composed) -> str:
+        if "values" not in composed.parts:
+            raise CorruptError(f"reading {self.stored.where}: a tensor of layout {composed.layout!r} has no values.")
+        return short_name(self.stored_type(composed.parts["values"])[0])
+
+    def spec(self, name: str) -> TensorSpec:
+        """Describe a tensor from the headers alone."""
+        dtype, shape = self.type_of(name)
+        if name in self._aliases:
+            return TensorSpec(name, dtype, shape, 0)
+        n_bytes = sum(self.stored.entry(source).n_bytes for source in self.sources(name))
+        record = self.stored.file_of(name).record(name) if name in self.stored else None
+        return TensorSpec(name, dtype, shape, n_bytes, record.blake3 if record else "")
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Return the stored tensors that a tensor is made from.
+
+        Raises:
+            MissingTensorError: no tensor of that name.
+        """
+        if name in self.stored:
+            return (name,)
+        if name in self._aliases:
+            return (self._aliases[name].of,)
+        if name in self._composed:
+            return tuple(self._composed[name].parts.values())
+        raise MissingTensorError(f"reading {self.stored.where}: there is no tensor {name!r}.")
+
+    def derive(self, name: str, fetch: Fetch) -> torch.Tensor:
+        """Return a tensor, made from stored ones that `fetch` gives."""
+        if name in self._aliases:
+            return _alias(name, self._aliases[name], fetch, self.stored.where)
+        if name in self._composed:
+            return _compose(name, self._composed[name], fetch, self.stored.where)
+        return fetch(name)
+
+    def read(self, names: Iterable[str], verify: str | bool) -> dict[str, torch.Tensor]:
+        """Read tensors into memory of their own; what was tied shares memory again.
+
+        Raises:
+            DigestError: bytes are not those that were saved.
+        """
+        names = list(names)
+        wanted = dict.fromkeys(source for name in names for source in self.sources(name))
+        slots = read([want(name, self.stored.file_of(name)) for name in wanted], verify)
+        plain = {name: from_memory(slot.memory, slot.offset, *self.stored_type(name)) for name, slot in slots.items()}
+        return {name: self.derive(name, plain.__getitem__) for name in names}
+
+
+def _type_in(file: StoredFile, name: str) -> Type:
+    entry, record = file.header.entries[name], file.record(name)
+    if record is None or not record.dtype:
+        return from_stored(entry.dtype, file.where), torch_shape(entry.dtype, entry.shape, file.where)
+    dtype = by_name(record.dtype, file.where)
+    if not entry.shape or entry.shape[-1] != dtype.itemsize:
+        raise CorruptError(f"reading {file.where}: tensor {name!r} does not have the bytes of {record.dtype}.")
+    return dtype, entry.shape[:-1]
+
+
+def _alias(name: str, alias: Alias, fetch: Fetch, where: str) -> torch.Tensor:
+    owner = fetch(alias.of)
+    check_alias(name, alias, owner.numel(), where)
+    return torch.as_strided(owner, alias.shape, alias.stride, alias.offset)
+
+
+def _compose(name: str, record: Composed, fetch: Fetch, where: str) -> torch.Tensor:
+    try:
+        parts = {part: fetch(stored) for part, stored in record.parts.items()}
+        if record.layout == "quantized":
+            return _quantized(record, parts)
+        with torch.device("cpu"):  # the checks of invariants make tensors on the default device
+            return _sparse(record, parts)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise CorruptError(f"reading {where}: tensor {name!r} cannot be put together ({str(error)[:200]}).") from None
+
+
+def _sparse(record: Composed, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    if record.layout == "sparse_coo":
+        return torch.sparse_coo_tensor(
+            parts["indices"], parts["values"], record.shape, check_invariants=True, is_coalesced=record.coalesced
+        )
+    by_rows = record.layout in ("sparse_csr", "sparse_bsr")
+    outer, inner = ("crow_indices", "col_indices") if by_rows else ("ccol_indices", "row_indices")
+    layout = {
+        "sparse_csr": torch.sparse_csr,
+        "sparse_csc": torch.sparse_csc,
+        "sparse_bsr": torch.sparse_bsr,
+        "sparse_bsc": torch.sparse_bsc,
+    }[record.layout]
+    return torch.sparse_compressed_tensor(
+        parts[outer], parts[inner], parts["values"], record.shape, layout=layout, check_invariants=True
+    )
+
+
+def _quantized(record: Composed, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    integers = parts["int_repr"]
+    if tuple(integers.shape) != record.shape:
+        raise ValueError(f"int_repr has the shape {tuple(integers.shape)}, not {record.shape}")
+    if "scales" not in parts:
+        made = _make_per_tensor(integers, record.scale, record.zero_point)
+    else:
+        axis = record.axis
+        if axis >= len(record.shape) or parts["scales"].shape != (record.shape[axis],):
+            raise ValueError("scales do not fit the axis")
+        if parts["zero_points"].shape != parts["scales"].shape:
+            raise ValueError("zero points do not fit the axis")
+        made = _make_per_channel(integers, parts["scales"], parts["zero_points"], axis)
+    if short_name(made.dtype) != record.dtype:
+        raise ValueError(f"int_repr of {integers.dtype} gives {made.dtype}, not {record.dtype}")
+    return made

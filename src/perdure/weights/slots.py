@@ -1,0 +1,114 @@
+"""The places of a module that a state dict fills: its parameters, persistent buffers and extra states."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from perdure.weights.aliases import Sharing, contiguous_stride, relate
+from perdure.weights.capture import EXTRA_STATE
+
+
+class ModelSlot(NamedTuple):
+    """One place: its name in the state dict, and the tensor object that lies there and stays there."""
+
+    name: str
+    tensor: torch.Tensor
+
+
+class ModelSlots(NamedTuple):
+    """All places of a model.
+
+    Attributes:
+        by_name: every place, one that two modules share under each of its names.
+        same: names whose tensor is another's object, or has exactly its memory, with that other.
+        views: names whose tensor lies in a part of another's memory.
+        in_place: names whose memory others hold too (tensor objects, other processes), so that it must be kept.
+        overlapping: those of them that overlap with another in part.
+        extras: modules that keep an extra state, by its key.
+        modules: every module with the prefix of its names.
+    """
+
+    by_name: dict[str, torch.Tensor]
+    same: dict[str, str]
+    views: dict[str, Sharing]
+    in_place: frozenset[str]
+    overlapping: frozenset[str]
+    extras: dict[str, nn.Module]
+    modules: list[tuple[str, nn.Module]]
+
+    def twins(self, name: str) -> list[str]:
+        """Return the names that mean the same content as this one, itself included."""
+        if not self.same:
+            return [name]
+        first = self.same.get(name, name)
+        return [first, *(other for other, of in self.same.items() if of == first)]
+
+
+def find_slots(model: nn.Module) -> ModelSlots:
+    """Find all places of a model and how they share memory."""
+    by_name: dict[str, torch.Tensor] = {}
+    extras: dict[str, nn.Module] = {}
+    modules = modules_of(model)
+    for prefix, module in modules:
+        by_name.update(slots_of(module, prefix))
+        if type(module).set_extra_state is not nn.Module.set_extra_state:
+            extras[prefix + EXTRA_STATE] = module
+    firsts: dict[int, str] = {}
+    same = {name: first for name, tensor in by_name.items() if (first := firsts.setdefault(id(tensor), name)) != name}
+    volatile = {
+        f"{prefix}{key}": module._buffers[key]
+        for prefix, module in modules
+        for key in module._non_persistent_buffers_set
+    }
+    others = {name: buffer for name, buffer in volatile.items() if buffer is not None and id(buffer) not in firsts}
+    real = {name: tensor for name, tensor in {**by_name, **others}.items() if name not in same and _has_memory(tensor)}
+    relations = relate(real)
+    views: dict[str, Sharing] = {}
+    overlapping = {name for pair in relations.overlaps for name in pair if name in by_name}
+    in_place = set(overlapping)
+    in_place |= {name for name, tensor in real.items() if tensor.untyped_storage().is_shared()}
+    for name, sharing in relations.aliases.items():
+        in_place |= {name, sharing.of}
+        if name in by_name and sharing.of in by_name:
+            if _is_whole(sharing, by_name[sharing.of]):
+                same[name] = sharing.of
+            else:
+                views[name] = sharing
+    return ModelSlots(by_name, same, views, frozenset(in_place), frozenset(overlapping), extras, modules)
+
+
+def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every module with the prefix of its names, a shared one under each of its names."""
+    found: list[tuple[str, nn.Module]] = []
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        found.append((prefix, module))
+        for name, child in module._modules.items():
+            if child is not None:
+                visit(child, f"{prefix}{name}.")
+
+    visit(model, "")
+    return found
+
+
+def slots_of(module: nn.Module, prefix: str) -> list[ModelSlot]:
+    """Return the places of one module, its children left out; `prefix` ends in a dot or is empty."""
+    found = [ModelSlot(prefix + key, tensor) for key, tensor in module._parameters.items() if tensor is not None]
+    volatile = module._non_persistent_buffers_set
+    for key, tensor in module._buffers.items():
+        if tensor is not None and key not in volatile:
+            found.append(ModelSlot(prefix + key, tensor))
+    return found
+
+
+def _is_whole(sharing: Sharing, owner: torch.Tensor) -> bool:
+    shape = tuple(owner.shape)
+    return sharing[1:] == (0, shape, contiguous_stride(shape))
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return plain and not tensor.is_meta and not tensor.is_quantized and tensor.numel() > 0

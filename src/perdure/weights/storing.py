@@ -1,0 +1,224 @@
+"""Tensors become items that the disk layer writes: every layout and type, stored faithfully or refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
+
+from perdure.disk.memory import Piece
+from perdure.disk.writing import SEGMENT_BYTES, Item
+from perdure.errors import InputError, UnsupportedTensorError
+from perdure.records.manifest import Alias, Composed
+from perdure.weights.aliases import relate
+from perdure.weights.dtypes import short_name, stored_name, stored_shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """What a tensor is in its model: `"parameter"`, `"buffer"`, or `""` where that is not known."""
+
+    role: str = ""
+    requires_grad: bool = False
+
+
+NO_ROLE = Role()
+
+
+@dataclasses.dataclass
+class Holdings:
+    """Tensors made ready for the disk: what is stored, and what is derived from that."""
+
+    items: list[Item] = dataclasses.field(default_factory=list)
+    roles: dict[str, Role] = dataclasses.field(default_factory=dict)
+    encoded: dict[str, str] = dataclasses.field(default_factory=dict)
+    aliases: dict[str, Alias] = dataclasses.field(default_factory=dict)
+    composed: dict[str, Composed] = dataclasses.field(default_factory=dict)
+    overlaps: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+def hold(tensors: dict[str, torch.Tensor], roles: dict[str, Role]) -> Holdings:
+    """Make tensors ready for the disk; nothing is copied yet.
+
+    Raises:
+        UnsupportedTensorError: a tensor that cannot be stored; the message names it and the reason.
+        InputError: a name that a file cannot hold.
+    """
+    for name, tensor in tensors.items():
+        _check_name(name)
+        refuse(name, tensor)
+    relations = relate(tensors)
+    holdings = Holdings(overlaps=relations.overlaps)
+    for name, tensor in tensors.items():
+        role = roles.get(name, NO_ROLE)
+        if sharing := relations.aliases.get(name):
+            holdings.aliases[name] = Alias(**sharing._asdict(), **dataclasses.asdict(role))
+        elif tensor.is_quantized or tensor.layout is not torch.strided:
+            _hold_composed(holdings, name, tensor, role, tensors.keys())
+        else:
+            _hold_dense(holdings, name, tensor, role)
+    return holdings
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise InputError(f"saving: the key {name!r} is a {type(name).__name__}; tensors are named by text. Rename it.")
+    if name == "__metadata__":
+        raise InputError("saving: no tensor may be called '__metadata__' in a safetensors file. Rename it.")
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise InputError(f"saving: the key {name!r} is not valid Unicode. Rename it.")
+
+
+def refuse(name: str, tensor: object) -> None:
+    """Raise where a tensor cannot be stored.
+
+    Raises:
+        UnsupportedTensorError: see there.
+    """
+    if type(tensor) not in (torch.Tensor, Parameter):
+        raise UnsupportedTensorError(f"saving tensor {name!r}: {_reason_of_type(tensor)}")
+    assert isinstance(tensor, torch.Tensor)
+    if tensor.is_meta:
+        reason = "it is on the meta device, so it has no values. Load or initialise the model before saving it."
+    elif tensor.is_nested:
+        reason = "it is a nested tensor. Save its values and offsets, or its parts, under names of their own."
+    elif is_functorch_wrapped_tensor(tensor):
+        reason = "it belongs to a running transform (vmap, grad). Save outside of the transform."
+    elif tensor.layout not in _LAYOUTS:
+        reason = f"its layout {tensor.layout} cannot be stored. Convert it, e.g. with to_dense()."
+    elif tensor.is_quantized and tensor.qscheme() not in _QUANTIZERS:
+        reason = f"its quantization {tensor.qscheme()} cannot be stored. Save int_repr() and its parameters."
+    elif tensor.is_quantized and tensor.dtype not in (torch.quint8, torch.qint8, torch.qint32):
+        reason = f"its type {tensor.dtype} cannot be stored. Save int_repr() and its parameters."
+    else:
+        return
+    raise UnsupportedTensorError(f"saving tensor {name!r}: {reason}")
+
+
+def _reason_of_type(value: object) -> str:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, (UninitializedParameter, UninitializedBuffer)):
+        return "its lazy module is not initialised. Run the model once on an example before saving it."
+    if isinstance(value, torch.Tensor):
+        return (
+            f"it is of type {kind}; subclasses can hold what their bytes do not show, so only "
+            f"torch.Tensor and nn.Parameter are stored. Convert it first (a DTensor with "
+            f"full_tensor(), a quantized tensor with dequantize())."
+        )
+    return f"it is of type {kind}, not a tensor. Use perdure.save_checkpoint for nestings of tensors and values."
+
+
+def _hold_dense(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role) -> None:
+    stored, shape = stored_name(tensor.dtype), tuple(tensor.shape)
+    if stored is None or (stored == "F4" and not shape):
+        holdings.encoded[name] = short_name(tensor.dtype)
+        stored, shape = "U8", (*shape, tensor.element_size())
+    n_bytes = tensor.numel() * tensor.element_size()
+    if n_bytes and _is_plain(tensor):
+        made: Callable[[], Iterable[Piece]] = [Piece(tensor.data_ptr(), n_bytes, tensor)].copy
+    else:
+        made = partial(copied_pieces, tensor)
+    holdings.items.append(Item(name, stored, stored_shape(stored, shape), n_bytes, made))
+    holdings.roles[name] = role
+
+
+def _hold_composed(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role, taken: object) -> None:
+    layout, parts, fields = _QUANTIZED if tensor.is_quantized else _LAYOUTS[tensor.layout], {}, {}
+    part_tensors = layout.parts(tensor)
+    if tensor.is_quantized:
+        fields = _quantization(tensor)
+    elif tensor.layout is torch.sparse_coo:
+        fields = {"coalesced": tensor.is_coalesced()}
+    for part, values in part_tensors.items():
+        stored = f"{name}.{part}"
+        while stored in taken or stored in holdings.roles:  # type: ignore[operator]
+            stored += "_"
+        _hold_dense(holdings, stored, values, NO_ROLE)
+        parts[part] = stored
+    holdings.composed[name] = Composed(layout.name, tuple(tensor.shape), parts, **fields, **dataclasses.asdict(role))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    name: str
+    parts: Callable[[torch.Tensor], dict[str, torch.Tensor]]
+
+
+def _rows(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"crow_indices": tensor.crow_indices(), "col_indices": tensor.col_indices(), "values": tensor.values()}
+
+
+def _columns(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"ccol_indices": tensor.ccol_indices(), "row_indices": tensor.row_indices(), "values": tensor.values()}
+
+
+def _coordinates(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"indices": tensor._indices(), "values": tensor._values()}
+
+
+def _integers(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    parts = {"int_repr": tensor.int_repr()}
+    if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+        parts |= {"scales": tensor.q_per_channel_scales(), "zero_points": tensor.q_per_channel_zero_points()}
+    return parts
+
+
+def _quantization(tensor: torch.Tensor) -> dict[str, object]:
+    fields: dict[str, object] = {"dtype": short_name(tensor.dtype)}
+    if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+        return fields | {"axis": tensor.q_per_channel_axis()}
+    return fields | {"scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
+
+
+_QUANTIZERS = (
+    torch.per_tensor_affine, torch.per_tensor_symmetric, torch.per_channel_affine, torch.per_channel_symmetric,
+)  # fmt: skip
+_QUANTIZED = _Layout("quantized", _integers)
+_LAYOUTS = {
+    torch.strided: _Layout("strided", lambda tensor: {"": tensor}),
+    torch.sparse_coo: _Layout("sparse_coo", _coordinates),
+    torch.sparse_csr: _Layout("sparse_csr", _rows),
+    torch.sparse_bsr: _Layout("sparse_bsr", _rows),
+    torch.sparse_csc: _Layout("sparse_csc", _columns),
+    torch.sparse_bsc: _Layout("sparse_bsc", _columns),
+}
+
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor's own memory holds its bytes as they shall be stored."""
+    return tensor.is_cpu and tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+
+
+def copied_pieces(tensor: torch.Tensor) -> Iterator[Piece]:
+    """Give a tensor's bytes in logical order, as copies of bounded size."""
+    if tensor.numel() > 0:
+        for block in blocks(tensor.detach()):
+            copied = _plain(block).contiguous().cpu()
+            yield Piece(copied.data_ptr(), copied.numel() * copied.element_size(), copied)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Resolve what is only marked, and view types that PyTorch cannot copy as integers of their size."""
+    tensor = tensor.resolve_conj().resolve_neg()
+    same_size = _SAME_SIZE.get(tensor.element_size())
+    return tensor if same_size is None else tensor.view(same_size)
+
+
+def blocks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Cut a tensor along its first axes into blocks of at most `SEGMENT_BYTES`, in logical order."""
+    if tensor.dim() == 0 or tensor.numel() * tensor.element_size() <= SEGMENT_BYTES:
+        yield tensor
+        return
+    row_bytes = math.prod(tensor.shape[1:]) * tensor.element_size()
+    if row_bytes <= SEGMENT_BYTES:
+        yield from tensor.split(SEGMENT_BYTES // row_bytes)
+        return
+    for row in tensor:
+        yield from blocks(row)

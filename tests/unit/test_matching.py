@@ -1,0 +1,96 @@
+"""The likeliest cause of a mismatch, from names and shapes alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.weights.matching import Match, cause, match, mismatch_error
+
+Kinds = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def kinds(**shapes: tuple[int, ...]) -> Kinds:
+    return {name.replace("__", "."): ("float32", shape) for name, shape in shapes.items()}
+
+
+def layers(n: int, start: str = "", width: int = 4) -> Kinds:
+    return {
+        f"{start}layers.{number}.{key}": ("float32", shape)
+        for number in range(n)
+        for key, shape in (("weight", (width, width)), ("bias", (width,)))
+    }
+
+
+def with_head(body: Kinds, n_classes: int, name: str = "head") -> Kinds:
+    return {**body, f"{name}.weight": ("float32", (n_classes, 4)), f"{name}.bias": ("float32", (n_classes,))}
+
+
+def test_match_sorts_names_into_four_groups() -> None:
+    file = {**kinds(a=(1,), b=(2,), c=(3,), e=(5,)), "t": ("int64", (1,))}
+    model = {**kinds(b=(2,), c=(4,), d=(1,)), "t": ("float32", (1,))}
+    found = match(file, model, can_cast=lambda a, b: False)
+    assert found == Match(("b",), ("d",), ("a", "e"), {"c": ("(3,)", "(4,)"), "t": ("int64 (1,)", "float32 (1,)")})
+    assert not found.complete
+    assert match(file, model, implied=["d"], can_cast=lambda a, b: True).mismatched == {"c": ("(3,)", "(4,)")}
+    assert match(file, model, implied=["d"]).missing == ()
+    assert match(model, model).complete
+    assert match({}, {}).complete
+
+
+CAUSES: dict[str, tuple[Kinds, Kinds, str]] = {
+    "module": (layers(5, "module."), layers(5), "DataParallel or DistributedDataParallel): load with prefix='module'"),
+    "_orig_mod": (layers(5, "_orig_mod."), layers(5), "a compiled model): load with prefix='_orig_mod'"),
+    "model": (layers(5, "model."), layers(5), "prefix='model'"),
+    "two wrappers": (layers(5, "module._orig_mod."), layers(5), "prefix='module._orig_mod'"),
+    "three deep": (layers(5, "a.b.c."), layers(5), "prefix='a.b.c'"),
+    "a part among others": ({**layers(5, "enc."), **kinds(dec__w=(1,))}, layers(5), "prefix='enc'"),
+    "nearly all": (layers(20, "module."), with_head(layers(20), 3), "prefix='module'"),
+    "wrapper in the model": (layers(5), layers(5, "module."), "load into that part of it, model.module"),
+    "other classes": (with_head(layers(3), 10), with_head(layers(3), 7), "another number of outputs"),
+    "other width": (layers(3, width=4), layers(3, width=6), "other sizes"),
+    "other classes, other head too": (
+        with_head(layers(3), 10, "head"), with_head(layers(3), 10, "classifier"), "renamed or changed",
+    ),
+    "weight norm in the file": (
+        kinds(a__weight_g=(1,), a__weight_v=(2,), a__bias=(2,)),
+        kinds(a__parametrizations__weight__original0=(1,), a__parametrizations__weight__original1=(2,), a__bias=(2,)),
+        "the file has the old weight_norm",
+    ),
+    "weight norm in the model": (
+        kinds(a__parametrizations__weight__original0=(1,), a__parametrizations__weight__original1=(2,), a__bias=(2,)),
+        kinds(a__weight_g=(1,), a__weight_v=(2,), a__bias=(2,)), "the model has the old weight_norm",
+    ),
+    "gamma": (kinds(n__gamma=(1,), n__beta=(1,)), kinds(n__weight=(1,), n__bias=(1,)), "gamma and beta"),
+    "statistics": (kinds(n__weight=(1,)), kinds(n__weight=(1,), n__running_mean=(1,), n__running_var=(1,)), "statistics"),
+    "larger file": (with_head(layers(3), 2), layers(3), "the file holds more than the model"),
+    "larger model": (layers(3), with_head(layers(3), 2), "the model holds more than the file"),
+    "nothing in common": (kinds(a=(1,), b=(2,)), layers(5), "another architecture (0 of 10"),
+    "empty file": ({}, layers(2), "holds more than the file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_causes(name: str) -> None:
+    file, model, expected = CAUSES[name]
+    found = match(file, model)
+    assert not found.complete
+    assert expected in cause(found, file, model)
+    message = str(mismatch_error(found, file, model, "x.safetensors"))
+    assert message.startswith("loading x.safetensors: ") and f"likeliest cause: {cause(found, file, model)}" in message
+    assert f"({len(found.missing)})" in message or not found.missing
+
+
+def test_a_cause_is_one_sentence() -> None:
+    for file, model, _ in CAUSES.values():
+        text = cause(match(file, model), file, model)
+        assert text.endswith(".") and "\n" not in text and text[0].islower()
+
+
+def test_many_names_take_no_time() -> None:
+    import time
+
+    file, model = layers(2_000, "a."), layers(2_000, "b.")
+    start = time.perf_counter()
+    found = match(file, model)
+    assert "renamed" in cause(found, file, model) or "architecture" in cause(found, file, model)
+    assert time.perf_counter() - start < 2
