@@ -1002,6 +1002,29 @@ def test_tied_tensors_stay_tied_through_a_cast() -> None:
     assert torch.equal(model.head.weight, source.head.weight.half())
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_tied_places_of_another_layout_share_new_memory(device: str) -> None:
+    """Kernels tied in the file, for a model that keeps them channels last; a part of them keeps the file's order."""
+    kernel = ramp(4, 3, 2, 2)
+    saved_tied = saved({"a": kernel, "b": kernel})
+    saved_part = saved({"a": kernel, "b": kernel, "part": kernel[1:3]})
+
+    def built(names: str) -> nn.Module:
+        module = nn.Module()
+        for name in names.split():
+            empty = torch.zeros(2 if name == "part" else 4, 3, 2, 2, device=device)
+            module.register_parameter(name, nn.Parameter(empty.to(memory_format=torch.channels_last)))
+        return module
+
+    model = built("a b")
+    assert perdure.load_weights(model, saved_tied).tied == {"b": "a"}
+    assert model.a.data_ptr() == model.b.data_ptr() and model.a.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model.a, kernel) and torch.equal(model.b, kernel)
+    model = built("a b part")
+    assert perdure.load_weights(model, saved_part).tied == {"b": "a", "part": "a"}
+    assert model.part.data_ptr() == model.a[1:].data_ptr() and torch.equal(model.part, kernel[1:3])
+
+
 def test_a_tie_that_two_types_cut_is_not_reported() -> None:
     source = Tied()
     model = Tied()

@@ -151,6 +151,18 @@ def test_columns_do_not_overlap_and_take_no_time() -> None:
     assert relate({"left": matrix[:, :1001], "right": matrix[:, 1000:]}).overlaps == [("left", "right")]
 
 
+def test_thousands_of_rows_beside_a_column_take_no_time() -> None:
+    import time
+
+    matrix = torch.zeros(8000, 64)
+    rows = {f"r{number}": matrix[number] for number in range(8000)}
+    start = time.perf_counter()
+    relations = relate({**rows, "part": matrix[7, 3:9], "column": matrix[:, 5]})
+    assert time.perf_counter() - start < 3
+    assert relations.aliases == {"part": Sharing("r7", 3, (6,), (1,))}
+    assert relations.overlaps[0] == ("column", "r0") and len(relations.overlaps) == MAX_OVERLAPS
+
+
 def test_the_list_of_overlaps_is_bounded() -> None:
     buffer = torch.zeros(2000)
     tensors = {f"t{number}": buffer[number : number + 1000 : 3] for number in range(1000)}

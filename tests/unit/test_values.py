@@ -199,3 +199,11 @@ def test_numpy_is_only_needed_where_there_are_arrays() -> None:
     perdure.save_checkpoint({"a": np.float32(1.5), "b": np.arange(3)}, file)
     found = perdure.load_checkpoint(file.getvalue())
     assert type(found["a"]) is np.float32 and found["a"] == 1.5 and found["b"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("offset", [datetime.timedelta(microseconds=1), datetime.timedelta(milliseconds=-999)])
+def test_an_offset_that_python_cannot_read_back_is_refused(offset: datetime.timedelta) -> None:
+    zone = datetime.timezone(offset)
+    for value in (datetime.datetime(2026, 1, 2, tzinfo=zone), datetime.time(3, 4, tzinfo=zone)):
+        with pytest.raises(UnsupportedValueError, match=r"when.*less than a second"):
+            values.encode([value], "when")

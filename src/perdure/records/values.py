@@ -117,7 +117,7 @@ def _encode(value: Any, place: str, hook: EncodeHook | None, depth: int) -> Any:
         return {TAG: kind.__name__, "of": sorted(items, key=to_text)}
     if isinstance(value, enum.Enum):
         return _encode(value.value, f"{place}.value", hook, depth + 1)
-    tagged = _encode_scalar(value)
+    tagged = _encode_scalar(value, place)
     if tagged is None and hook is not None:
         tagged = hook(value, place)
     if tagged is None:
@@ -204,7 +204,7 @@ def _without_enums(key: Any) -> Any:
     return key
 
 
-def _encode_scalar(value: Any) -> dict[str, Any] | None:
+def _encode_scalar(value: Any, place: str) -> dict[str, Any] | None:
     if isinstance(value, pathlib.PurePath):
         windows = {"windows": True} if isinstance(value, pathlib.PureWindowsPath) else {}
         return {TAG: "path", "of": str(value), **windows}
@@ -214,6 +214,7 @@ def _encode_scalar(value: Any) -> dict[str, Any] | None:
     if kind in (bytes, bytearray):
         return {TAG: kind.__name__, "of": base64.b64encode(value).decode()}
     if kind in (datetime.datetime, datetime.date, datetime.time):
+        _check_offset(value, place)
         fold = {"fold": 1} if getattr(value, "fold", 0) else {}
         return {TAG: kind.__name__, "of": value.isoformat(), **fold}
     if kind is datetime.timedelta:
@@ -223,6 +224,16 @@ def _encode_scalar(value: Any) -> dict[str, Any] | None:
     if kind is fractions.Fraction:
         return {TAG: "fraction", "of": [hex(value.numerator), hex(value.denominator)]}
     return None
+
+
+def _check_offset(value: Any, place: str) -> None:
+    """Refuse an offset from UTC of less than a second, which Python itself would read as none."""
+    offset = None if type(value) is datetime.date else value.utcoffset()
+    if offset and abs(offset) < datetime.timedelta(seconds=1):
+        raise UnsupportedValueError(
+            f"saving {place[:300]}: the time {value!r} is less than a second off UTC, which Python cannot read back. "
+            f"Convert it with astimezone(datetime.timezone.utc)."
+        )
 
 
 def decode(encoded: Any, where: str, hook: DecodeHook | None = None) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -114,10 +115,10 @@ def _relate_group(group: list[Extent], aliases: dict[str, Sharing], overlaps: li
     firsts: dict[tuple[object, ...], Extent] = {}
     for extent in group:
         firsts.setdefault(extent.geometry, extent)
-    owners: list[Extent] = []
-    stored = _Neighbours()
+    owners, stored = _Stretches(), _Neighbours()
     for extent in sorted(firsts.values(), key=_largest_first):
-        sharing = next((found for owner in owners if (found := _within(extent, owner))), None)
+        around = sorted(owners.near(extent.start, extent.start + 1), key=_largest_first)
+        sharing = next((found for owner in around if (found := _within(extent, owner))), None)
         if sharing:
             aliases[extent.name] = sharing
             continue
@@ -125,7 +126,7 @@ def _relate_group(group: list[Extent], aliases: dict[str, Sharing], overlaps: li
             overlaps += [(other.name, extent.name) for other in stored.near(extent) if _overlap(other, extent)]
         stored.add(extent)
         if is_dense(extent.tensor):
-            owners.append(extent)
+            owners.add(extent)
     for extent in group:
         first = firsts[extent.geometry]
         if first is not extent:
@@ -137,20 +138,42 @@ def _largest_first(extent: Extent) -> tuple[int, bool]:
     return extent.start - extent.stop, not is_dense(extent.tensor)
 
 
+class _Stretches:
+    """Extents in the order of memory, so that those near a place are found without a look at all others."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._extents: list[Extent] = []
+        self._longest = 0
+
+    def add(self, extent: Extent) -> None:
+        at = bisect.bisect_right(self._starts, extent.start)
+        self._starts.insert(at, extent.start)
+        self._extents.insert(at, extent)
+        self._longest = max(self._longest, extent.stop - extent.start)
+
+    def near(self, start: int, stop: int) -> list[Extent]:
+        """Return all extents that reach into `[start, stop)`, and perhaps more."""
+        first = bisect.bisect_right(self._starts, start - self._longest)
+        return self._extents[first : bisect.bisect_left(self._starts, stop)]
+
+
 class _Neighbours:
     """Extents by their runs' distance and what remains of their start: those of other remainders never meet."""
 
     def __init__(self) -> None:
-        self._by_step: dict[tuple[int, int, int], dict[int, list[Extent]]] = {}
+        self._by_step: dict[tuple[int, int, int], dict[int, _Stretches]] = {}
 
     def add(self, extent: Extent) -> None:
-        self._by_step.setdefault(_step(extent), {}).setdefault(_remainder(extent), []).append(extent)
+        self._by_step.setdefault(_step(extent), {}).setdefault(_remainder(extent), _Stretches()).add(extent)
 
-    def near(self, extent: Extent) -> list[Extent]:
-        """Return the extents that may share a byte with this one."""
-        own = self._by_step.get(_step(extent), {}).get(_remainder(extent), [])
-        others = [rows for step, rows in self._by_step.items() if step != _step(extent)]
-        return [*own, *(other for rows in others for row in rows.values() for other in row)]
+    def near(self, extent: Extent) -> Iterator[Extent]:
+        """Give the extents that may share a byte with this one."""
+        for step, by_remainder in self._by_step.items():
+            own = by_remainder.get(_remainder(extent))
+            rows = by_remainder.values() if step != _step(extent) else [own] if own else []
+            for row in rows:
+                yield from row.near(extent.start, extent.stop)
 
 
 def _step(extent: Extent) -> tuple[int, int, int]:

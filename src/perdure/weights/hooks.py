@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,10 +37,18 @@ class State:
     unexpected: list[str] = dataclasses.field(default_factory=list)
     errors: list[str] = dataclasses.field(default_factory=list)
 
-    def arguments(self, prefix: str) -> tuple[Any, ...]:
-        """Return what PyTorch passes to a module's loader and to its hooks."""
+    @contextmanager
+    def below(self, prefix: str) -> Iterator[tuple[Any, ...]]:
+        """Give what PyTorch passes to the loader and the hooks of the module with this prefix.
+
+        They see its own entries and its children's in a dict of their own; what they make of it takes its place.
+        """
+        mine = OrderedDict((name, entry) for name, entry in self.tensors.items() if name.startswith(prefix))
         local = {"assign_to_params_buffers": False, **self.metadata.get(prefix[:-1], {})}
-        return self.tensors, prefix, local, True, self.missing, self.unexpected, self.errors
+        yield mine, prefix, local, True, self.missing, self.unexpected, self.errors
+        others = ((name, entry) for name, entry in self.tensors.items() if not name.startswith(prefix))
+        made = ((name, entry) for name, entry in mine.items() if name.startswith(prefix))
+        self.tensors = OrderedDict([*others, *made])
 
 
 def has_own_loader(module: nn.Module) -> bool:
@@ -70,10 +79,10 @@ def has_hooks(modules: Modules) -> bool:
 def run_hooks(modules: Modules, state: State) -> None:
     """Run the hooks that prepare a state dict, as `load_state_dict` would; they may rename and replace its entries."""
     for prefix, module in modules:
-        if not has_own_loader(module):
-            for hook in module._load_state_dict_pre_hooks.values():
-                hook(*state.arguments(prefix))
-            state.tensors.pop("_metadata", None)
+        if module._load_state_dict_pre_hooks and not has_own_loader(module):
+            with state.below(prefix) as arguments:
+                for hook in module._load_state_dict_pre_hooks.values():
+                    hook(*arguments)
 
 
 def missing_counters(modules: Modules, names: Container[str], versions: Callable[[], Versions]) -> list[str]:
@@ -95,7 +104,8 @@ def run_own_loaders(modules: Modules, state: State) -> None:
     with torch.no_grad():
         for prefix, module in modules:
             if has_own_loader(module):
-                module._load_from_state_dict(*state.arguments(prefix))
+                with state.below(prefix) as arguments:
+                    module._load_from_state_dict(*arguments)
 
 
 def run_post_hooks(modules: Modules, missing: list[str], unexpected: list[str]) -> None:

@@ -52,7 +52,13 @@ def open(origin: Origin, *, prefix: str | None = None, map: bool = True) -> Weig
 
 
 def prefix_start(prefix: str | None) -> str:
-    """Return how the names under a prefix begin; a dot at its end may be given or not."""
+    """Return how the names under a prefix begin; a dot at its end may be given or not.
+
+    Raises:
+        InputError: it is no text.
+    """
+    if not isinstance(prefix, str | None):
+        raise InputError(f"loading: prefix must be the beginning of names, such as 'encoder', not {prefix!r}.")
     return f"{prefix.rstrip('.')}." if prefix else ""
 
 

@@ -10,6 +10,12 @@ from perdure.errors import MismatchError, PerdureError
 from perdure.weights.aliases import is_dense
 from perdure.weights.slots import ModelSlots, modules_of, slots_of
 
+View = tuple[tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]
+"""Shape, strides and offset of a loaded tensor, and the strides of the place that it goes to."""
+
+Shared = dict[int, set[View]]
+"""The storages that several loaded tensors lie in, by address, with those tensors' different views of it."""
+
 
 class Placer:
     """Fills the tensor objects of a model, casting and moving where that is due.
@@ -23,6 +29,7 @@ class Placer:
         self._in_place = in_place
         self._device = device
         self._converted: dict[tuple[object, ...], tuple[torch.UntypedStorage, torch.Tensor]] = {}
+        self._laid_out: dict[tuple[object, ...], tuple[torch.UntypedStorage, torch.Tensor]] = {}
 
     def fill(self, places: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Fill each tensor object once, taking the tensors away one by one; gradients must be switched off.
@@ -30,7 +37,7 @@ class Placer:
         Returns:
             What was placed without copying, by name.
         """
-        shared = _shared_storages(tensors)
+        shared = _shared_storages(tensors, places)
         placed: dict[str, torch.Tensor] = {}
         done: set[int] = set()
         for name in list(tensors):
@@ -42,11 +49,9 @@ class Placer:
                     placed[name] = content
         return placed
 
-    def _fill_one(
-        self, name: str, current: torch.Tensor, tensor: torch.Tensor, shared: set[int]
-    ) -> torch.Tensor | None:
+    def _fill_one(self, name: str, current: torch.Tensor, tensor: torch.Tensor, shared: Shared) -> torch.Tensor | None:
         if current.is_meta or current.layout is not torch.strided:
-            content = _laid_out_like(current, self._convert(current, tensor, shared))
+            content = self._lay_out(current, tensor, self._convert(current, tensor, shared), shared)
             _materialise(current, content)
             return content
         stays = self._device is None or self._device == current.device
@@ -55,11 +60,11 @@ class Placer:
             current.data.copy_(tensor)
             return None
         content = self._convert(current, tensor, shared)
-        laid_out = _laid_out_like(current, content)
+        laid_out = self._lay_out(current, tensor, content, shared)
         current.data = laid_out
         return content if laid_out is content else None
 
-    def _convert(self, current: torch.Tensor, tensor: torch.Tensor, shared: set[int]) -> torch.Tensor:
+    def _convert(self, current: torch.Tensor, tensor: torch.Tensor, shared: Shared) -> torch.Tensor:
         """Cast and move a tensor; those that share memory before share it afterwards."""
         device, dtype = self._device or (torch.device("cpu") if current.is_meta else current.device), current.dtype
         if tensor.dtype == dtype and tensor.device == device:
@@ -73,20 +78,44 @@ class Placer:
             self._converted[key] = (storage, whole.to(device=device, dtype=dtype))
         return self._converted[key][1].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
+    def _lay_out(
+        self, current: torch.Tensor, tensor: torch.Tensor, content: torch.Tensor, shared: Shared
+    ) -> torch.Tensor:
+        """Keep the order of the axes in memory, such as channels last, where the model has its own.
+
+        Places tied to each other get one new memory; where they are different views of it, the file's order stays.
+        """
+        if not _has_own_layout(current):
+            return content
+        address = _storage_address(tensor)
+        if address not in shared:
+            return _laid_out_like(current, content)
+        if len(shared[address]) > 1:
+            return content
+        key = (address, content.dtype, content.device)
+        if key not in self._laid_out:
+            self._laid_out[key] = (tensor.untyped_storage(), _laid_out_like(current, content))
+        return self._laid_out[key][1]
+
 
 def _storage_address(tensor: torch.Tensor) -> int:
     plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.numel() > 0
     return tensor.untyped_storage().data_ptr() if plain else 0
 
 
-def _shared_storages(tensors: dict[str, torch.Tensor]) -> set[int]:
-    """Return the addresses of storages that several tensors lie in."""
-    seen: set[int] = set()
-    shared: set[int] = set()
-    for tensor in tensors.values():
-        address = _storage_address(tensor)
-        (shared if address in seen else seen).add(address)
-    return shared - {0}
+def _shared_storages(tensors: dict[str, torch.Tensor], places: dict[str, torch.Tensor]) -> Shared:
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(_storage_address(tensor), []).append(name)
+    return {
+        address: {_view(tensors[name], places[name]) for name in together}
+        for address, together in names.items()
+        if address and len(together) > 1
+    }
+
+
+def _view(tensor: torch.Tensor, place: torch.Tensor) -> View:
+    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), place.stride()
 
 
 def move_rest(model: nn.Module, device: torch.device) -> None:
@@ -97,15 +126,14 @@ def move_rest(model: nn.Module, device: torch.device) -> None:
                 part.data = part.data.to(device)
 
 
+def _has_own_layout(current: torch.Tensor) -> bool:
+    strided = current.layout is torch.strided and not current.is_quantized
+    return strided and not current.is_contiguous() and is_dense(current)
+
+
 def _laid_out_like(current: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """Keep the order of the axes in memory, such as channels last, where the model has its own."""
-    if current.layout is not torch.strided or current.is_quantized or current.is_contiguous():
-        return tensor
-    if is_dense(current):
-        return torch.empty_strided(current.shape, current.stride(), dtype=tensor.dtype, device=tensor.device).copy_(
-            tensor
-        )
-    return tensor
+    empty = torch.empty_strided(current.shape, current.stride(), dtype=tensor.dtype, device=tensor.device)
+    return empty.copy_(tensor)
 
 
 def _materialise(current: torch.Tensor, tensor: torch.Tensor) -> None:

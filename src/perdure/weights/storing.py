@@ -95,6 +95,10 @@ def refuse(name: str, tensor: object) -> None:
         reason = f"its quantization {tensor.qscheme()} cannot be stored. Save int_repr() and its parameters."
     elif tensor.is_quantized and tensor.dtype not in (torch.quint8, torch.qint8, torch.qint32):
         reason = f"its type {tensor.dtype} cannot be stored. Save int_repr() and its parameters."
+    elif tensor.dtype is torch.complex32 and tensor.is_conj() and tensor.is_neg():
+        reason = (
+            "it is marked conjugate and negative at once, which PyTorch cannot resolve for complex32. Clone it first."
+        )
     else:
         return
     raise UnsupportedTensorError(f"saving tensor {name!r}: {reason}")
