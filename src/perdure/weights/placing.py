@@ -115,7 +115,7 @@ def _shared_storages(tensors: dict[str, torch.Tensor], places: dict[str, torch.T
 
 
 def _view(tensor: torch.Tensor, place: torch.Tensor) -> View:
-    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), place.stride()
+    return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), place.stride()
 
 
 def move_rest(model: nn.Module, device: torch.device) -> None:
