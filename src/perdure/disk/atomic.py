@@ -60,6 +60,8 @@ def replacing(path: Path, n_bytes: int) -> Iterator[tuple[int, Path]]:
 
 def _resolved(path: Path) -> Path:
     """Return the file that a path means, links followed."""
+    if not path.is_symlink():
+        return path.absolute()
     try:
         target = path.resolve()
     except RuntimeError as error:  # what a circle of links is until Python 3.12

@@ -9,9 +9,10 @@ from typing import BinaryIO, NamedTuple
 
 from perdure.disk import capabilities
 from perdure.disk.atomic import replacing
-from perdure.disk.digests import Digests
+from perdure.disk.digests import Digests, digests_of
 from perdure.disk.faults import translated
 from perdure.disk.header import Entry, build, place
+from perdure.disk.memory import allocate
 from perdure.disk.seal import BLANK, seal
 from perdure.disk.writing import SEGMENT_BYTES, Item, digest_pieces, write_all, write_items
 from perdure.errors import StorageError
@@ -40,7 +41,7 @@ class Layout(NamedTuple):
 def lay_out(items: list[Item]) -> Layout:
     """Give each item its place in the data."""
     offsets = place({item.name: item.n_bytes for item in items})
-    entries = {item.name: Entry(item.dtype, item.shape, *offsets[item.name]) for item in items}
+    entries = {item.name: Entry(item.dtype, item.shape, offsets[item.name]) for item in items}
     by_name = {item.name: item for item in items}
     return Layout(entries, [by_name[name] for name in offsets], sum(item.n_bytes for item in items))
 
@@ -68,12 +69,21 @@ def write_file(path: Path, items: list[Item], describe: Describe) -> Written:
 
 
 def _write_small(path: Path, layout: Layout, describe: Describe) -> Written:
-    held = {item.name: list(item.pieces()) for item in layout.ordered}
-    header, digest = seal(build(describe(digest_pieces(held)), layout.entries))
+    """Write from one copy of all bytes, so that a file is whole even if its tensors change meanwhile."""
+    content = memoryview(allocate(max(layout.data_bytes, 1)))
+    digests: dict[str, Digests] = {}
+    position = 0
+    for item in layout.ordered:
+        start = position
+        for piece in item.pieces():
+            content[position : position + piece.n_bytes] = piece.view()
+            position += piece.n_bytes
+        digests[item.name] = digests_of(content[start:position])
+    header, digest = seal(build(describe(digests), layout.entries))
     total = len(header) + layout.data_bytes
     with replacing(path, total) as (descriptor, _):
         _allocate(descriptor, total)
-        write_all(descriptor, [memoryview(header), *(piece.view() for pieces in held.values() for piece in pieces)], 0)
+        write_all(descriptor, [memoryview(header), content[:position]], 0)
     return Written(total, digest)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 import struct
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
 from perdure.disk.faults import broken
-from perdure.errors import FormatError, InputError, LimitError
+from perdure.errors import CorruptError, FormatError, InputError, LimitError
 from perdure.records.dtypes import BITS, byte_size
 
 MAX_HEADER_BYTES = 100_000_000
@@ -28,17 +28,23 @@ MAX_DIMENSIONS = 64
 _MAX_SIZE = 2**63 - 1
 
 
-class Entry(NamedTuple):
-    """One tensor of a file: its safetensors type, its shape and its bytes `[start, stop)` within the data."""
+Size = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SIZE)]
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One tensor as the header has it: its safetensors type, its shape and its bytes `[start, stop)` within the data."""
 
     dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
+    shape: Annotated[tuple[Size, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
+    data_offsets: tuple[Size, Size]
+
+    @property
+    def start(self) -> int:
+        return self.data_offsets[0]
 
     @property
     def n_bytes(self) -> int:
-        return self.stop - self.start
+        return self.data_offsets[1] - self.data_offsets[0]
 
 
 class Header(NamedTuple):
@@ -103,6 +109,49 @@ def parse(raw: bytes, file_bytes: int, where: str) -> Header:
     Raises:
         CorruptError: any rule of the format is broken.
     """
+    found = _read_canonical(raw) or _read(raw, where)
+    for name, entry in found.entries.items():
+        _check_entry(name, entry, where)
+    data_bytes = file_bytes - 8 - len(raw)
+    _check_coverage(found.entries, data_bytes, where)
+    return Header(found.entries, found.metadata, 8 + len(raw), data_bytes)
+
+
+class _Content(NamedTuple):
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+
+
+_raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_entries_decoder = msgspec.json.Decoder(dict[str, Entry])
+_metadata_decoder = msgspec.json.Decoder(dict[str, str])
+_METADATA_START = f'{{"{METADATA_KEY}":'.encode()
+
+
+def _read_canonical(raw: bytes) -> _Content | None:
+    """Read a header in the form in which perdure and safetensors write it, many times faster than any other.
+
+    Writing what was read gives the same bytes again, so no key occurs twice and nothing was passed over. None where
+    that does not hold: then the header is of another writer or at fault, and is read with care.
+    """
+    text = raw.rstrip(b" ")
+    metadata: dict[str, str] = {}
+    try:
+        if text.startswith(_METADATA_START):
+            start = bytes(_raw_decoder.decode(text)[METADATA_KEY])
+            metadata = _metadata_decoder.decode(start)
+            before = b"".join((_METADATA_START, start, b","))
+            if not text.startswith(before) or msgspec.json.encode(metadata) != start:
+                return None
+            text = b"{" + text[len(before) :]
+        entries = _entries_decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return _Content(entries, metadata) if msgspec.json.encode(entries) == text else None
+
+
+def _read(raw: bytes, where: str) -> _Content:
+    """Read a header of any writer, and say what is wrong with it."""
     content = load_json(raw, where)
     metadata = content.pop(METADATA_KEY, None)
     metadata = {} if metadata is None else metadata
@@ -111,9 +160,7 @@ def parse(raw: bytes, file_bytes: int, where: str) -> Header:
     entries = {name: _entry(name, value, where) for name, value in content.items()}
     if any("\ud800" <= letter <= "\udfff" for name in entries if not name.isascii() for letter in name):
         raise broken(where, "a tensor's name is not valid Unicode.")
-    data_bytes = file_bytes - 8 - len(raw)
-    _check_coverage(entries, data_bytes, where)
-    return Header(entries, metadata, 8 + len(raw), data_bytes)
+    return _Content(entries, metadata)
 
 
 def load_json(raw: bytes, where: str) -> dict[str, Any]:
@@ -158,8 +205,8 @@ def _entry(name: str, value: Any, where: str) -> Entry:
     if type(value) is not dict or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise broken(where, f"the entry of tensor {name[:200]!r} must have dtype, shape and data_offsets and no more.")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if type(dtype) is not str or dtype not in BITS:
-        raise broken(where, f"tensor {name[:200]!r} has the unknown type {str(dtype)[:40]!r}.")
+    if type(dtype) is not str:
+        raise _unknown(name, dtype, where)
     if type(shape) is not list:
         raise broken(where, f"the shape of tensor {name[:200]!r} must be a list of sizes.")
     if len(shape) > MAX_DIMENSIONS:
@@ -169,24 +216,36 @@ def _entry(name: str, value: Any, where: str) -> Entry:
             raise broken(where, f"the shape of tensor {name[:200]!r} must be a list of sizes ≥ 0.")
     if type(offsets) is not list or len(offsets) != 2 or type(offsets[0]) is not int or type(offsets[1]) is not int:
         raise broken(where, f"data_offsets of tensor {name[:200]!r} must be two sizes.")
-    start, stop = offsets
-    if not 0 <= start <= stop <= _MAX_SIZE:
-        raise broken(where, f"data_offsets of tensor {name[:200]!r} must be two sizes ≥ 0 in order.")
+    if not all(0 <= offset <= _MAX_SIZE for offset in offsets):
+        raise broken(where, f"data_offsets of tensor {name[:200]!r} must be two sizes ≥ 0.")
+    return Entry(dtype, tuple(shape), (offsets[0], offsets[1]))
+
+
+def _unknown(name: str, dtype: object, where: str) -> CorruptError:
+    return broken(where, f"tensor {name[:200]!r} has the unknown type {str(dtype)[:40]!r}.")
+
+
+def _check_entry(name: str, entry: Entry, where: str) -> None:
+    """See that the bytes of a tensor are those that its type and shape need."""
+    dtype, shape, (start, stop) = entry.dtype, entry.shape, entry.data_offsets
+    if dtype not in BITS:
+        raise _unknown(name, dtype, where)
+    if start > stop:
+        raise broken(where, f"data_offsets of tensor {name[:200]!r} must be two sizes in order.")
     if 0 in shape and math.prod(filter(None, shape)) > _MAX_SIZE:
         raise broken(where, f"the shape of tensor {name[:200]!r} is beyond all memory.")
-    n_bytes = byte_size(dtype, tuple(shape))
+    n_bytes = byte_size(dtype, shape)
     if n_bytes != stop - start:
         raise broken(
             where,
-            f"tensor {name[:200]!r} has {stop - start} bytes; {dtype} of shape {str(shape)[:100]} needs "
+            f"tensor {name[:200]!r} has {stop - start} bytes; {dtype} of shape {str(list(shape))[:100]} needs "
             f"{'whole bytes' if n_bytes is None else n_bytes}.",
         )
-    return Entry(dtype, tuple(shape), start, stop)
 
 
 def _check_coverage(entries: dict[str, Entry], data_bytes: int, where: str) -> None:
     position = 0
-    for start, stop, name in sorted((entry.start, entry.stop, name) for name, entry in entries.items()):
+    for (start, stop), name in sorted([(entry.data_offsets, name) for name, entry in entries.items()]):
         if start != position:
             fault = "overlaps the tensor before it" if start < position else "leaves a hole before it"
             raise broken(
@@ -217,10 +276,7 @@ def place(sizes: dict[str, int]) -> dict[str, tuple[int, int]]:
 
 def build(metadata: dict[str, str], entries: dict[str, Entry]) -> bytes:
     """Return the eight length bytes and the header, padded with spaces so that the data begins on a page."""
-    content: dict[str, Any] = {METADATA_KEY: metadata}
-    for name, entry in entries.items():
-        content[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (entry.start, entry.stop)}
-    text = msgspec.json.encode(content)
+    text = msgspec.json.encode({METADATA_KEY: metadata, **entries})
     if len(text) > MAX_HEADER_BYTES - DATA_ALIGNMENT:
         raise InputError(
             f"saving: the header would take {len(text)} bytes; at most {MAX_HEADER_BYTES} are read. Save fewer tensors, or "

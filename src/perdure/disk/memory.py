@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from perdure.disk import capabilities
 from perdure.errors import StorageError
@@ -20,7 +22,7 @@ _from_memory.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 _READ_ONLY, _WRITABLE = 0x100, 0x200
 
 
-class Piece(NamedTuple):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """Some bytes in memory that `owner` keeps alive."""
 
     address: int

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
 import xxhash
 from blake3 import blake3
 
 from perdure.disk.crew import run_in_threads
-from perdure.disk.digests import EMPTY
 from perdure.disk.memory import PAGE_BYTES, allocate
 from perdure.disk.sources import ByteSource
 from perdure.disk.stored import StoredFile
@@ -30,7 +30,7 @@ _MAX_VECTORS = 256
 _MAX_THREADS = 8
 
 
-class Want(NamedTuple):
+class Want(msgspec.Struct, frozen=True, gc=False):
     """A tensor to be read: its name, the opened file that holds it, and where and how large it is there."""
 
     name: str
@@ -42,19 +42,19 @@ class Want(NamedTuple):
 def want(name: str, file: StoredFile) -> Want:
     """Ask for a tensor."""
     entry = file.header.entries[name]
-    return Want(name, file, file.header.data_start + entry.start, entry.stop - entry.start)
+    start, stop = entry.data_offsets
+    return Want(name, file, file.header.data_start + start, stop - start)
 
 
-class Slot(NamedTuple):
+class Slot(msgspec.Struct, frozen=True, gc=False):
     """Where a tensor's bytes are in memory."""
 
     memory: mmap.mmap
     offset: int
-    n_bytes: int
 
 
 class Check:
-    """Compares the bytes of one tensor with its digests, block by block in order, by whichever thread comes next."""
+    """Compares a tensor that is read in several blocks with its digests, in order, by whichever thread comes next."""
 
     def __init__(self, want: Want, record: TensorRecord, full: bool) -> None:
         self._want, self._record = want, record
@@ -83,55 +83,53 @@ class Check:
             if self._identity:
                 self._identity.update(due)
 
-    def fault(self) -> DigestError | None:
-        """Return what is wrong, once all blocks are in."""
-        return _fault(
-            self._want, self._record, self._checksum.hexdigest(), self._identity.hexdigest() if self._identity else None
-        )
+    def finish(self) -> None:
+        """Raise the error that is due, once all blocks are in."""
+        identity = self._identity.hexdigest() if self._identity else None
+        _compare(self._want, self._record, self._checksum.hexdigest(), identity)
 
 
-class WholeCheck:
-    """The same for a tensor that is read in one block, as most are."""
+class Whole(msgspec.Struct, frozen=True, gc=False):
+    """A tensor that is read in one block, as most are, and what it is compared with."""
 
-    def __init__(self, want: Want, record: TensorRecord, full: bool) -> None:
-        self._want, self._record, self._full = want, record, full
-        self._checksum, self._identity = EMPTY.xxh3, EMPTY.blake3
+    want: Want
+    record: TensorRecord
+    full: bool
+    view: memoryview
 
-    def add(self, number: int, view: memoryview) -> None:
-        """Take the bytes."""
-        self._checksum = xxhash.xxh3_128_hexdigest(view)
-        if self._full:
-            self._identity = blake3(view).hexdigest()
-
-    def fault(self) -> DigestError | None:
-        """Return what is wrong, once the block is in."""
-        return _fault(self._want, self._record, self._checksum, self._identity if self._full else None)
+    def check(self) -> None:
+        """Raise the error that is due."""
+        identity = blake3(self.view).hexdigest() if self.full else None
+        _compare(self.want, self.record, xxhash.xxh3_128_hexdigest(self.view), identity)
 
 
-def _fault(want: Want, record: TensorRecord, checksum: str, identity: str | None) -> DigestError | None:
+def _compare(want: Want, record: TensorRecord, checksum: str, identity: str | None) -> None:
     if checksum != record.xxh3:
         kind = "checksum (XXH3-128)"
     elif identity is not None and identity != record.blake3:
         kind = "digest (BLAKE3)"
     else:
-        return None
-    return DigestError(
+        return
+    raise DigestError(
         f"reading {want.file.where}: tensor {want.name!r} is damaged, its {kind} is not the one that was saved. "
         f"Restore the file from a copy; `perdure check` lists every damaged tensor."
     )
 
 
 class Block(NamedTuple):
-    """One read: a stretch of a file, the memory that it goes to, and the checks that its parts are for."""
+    """One read: a stretch of a file, the memory that it goes to, and the tensors and their parts that it brings."""
 
     source: ByteSource
     offset: int
     views: list[memoryview]
-    checks: list[tuple[Check | WholeCheck, int, memoryview]]
+    wholes: list[Whole]
+    parts: list[tuple[Check, int, memoryview]]
 
     def run(self) -> None:
         self.source.read_into(self.offset, self.views)
-        for check, number, view in self.checks:
+        for whole in self.wholes:
+            whole.check()
+        for check, number, view in self.parts:
             check.add(number, view)
 
 
@@ -140,7 +138,7 @@ class Plan(NamedTuple):
 
     slots: dict[str, Slot]
     blocks: list[Block]
-    checks: list[Check | WholeCheck]
+    checks: list[Check]
     n_bytes: int
 
 
@@ -158,21 +156,19 @@ def read(wants: list[Want], verify: str | bool) -> dict[str, Slot]:
     plan = plan_reads(wants, verify)
     run_blocks(plan)
     for check in plan.checks:
-        fault = check.fault()
-        if fault:
-            raise fault
+        check.finish()
     return plan.slots
 
 
 def plan_reads(wants: list[Want], verify: str | bool) -> Plan:
     """Give each tensor its memory, and divide the reading into blocks of `BLOCK_BYTES`."""
-    in_order = sorted(wants, key=lambda want: (want.file.where, want.position))
+    in_order = sorted(wants, key=lambda want: (want.file.source.where, want.position))
     slots: dict[str, Slot] = {}
     for memory, offsets in _arenas(in_order):
-        slots.update({want.name: Slot(memory, offset, want.n_bytes) for want, offset in offsets})
-    checks: list[Check | WholeCheck] = []
+        slots.update({want.name: Slot(memory, offset) for want, offset in offsets})
+    checks: list[Check] = []
     blocks = list(_blocks(in_order, slots, checks, verify))
-    return Plan(slots, blocks, checks, sum(slot.n_bytes for slot in slots.values()))
+    return Plan(slots, blocks, checks, sum([want.n_bytes for want in wants]))
 
 
 def _arenas(wants: list[Want]) -> Iterator[tuple[mmap.mmap, list[tuple[Want, int]]]]:
@@ -204,11 +200,12 @@ class _Stretch:
         self.source, self.memory, self.offset = source, memory, offset
         self.end = offset
         self.runs: list[list[int]] = []
-        self.checks: list[tuple[Check | WholeCheck, int, memoryview]] = []
+        self.wholes: list[Whole] = []
+        self.parts: list[tuple[Check, int, memoryview]] = []
 
     def takes(self, source: ByteSource, memory: mmap.mmap, position: int) -> bool:
         """Tell whether bytes of a file go on where this stretch ends, within the same `BLOCK_BYTES` of the file."""
-        alike = self.source is source and self.memory is memory and self.end == position
+        alike = self.end == position and self.memory is memory and self.source is source
         return alike and position // BLOCK_BYTES == self.offset // BLOCK_BYTES and len(self.runs) < _MAX_VECTORS
 
     def add(self, start: int, n_bytes: int) -> None:
@@ -220,31 +217,40 @@ class _Stretch:
         self.end += n_bytes
 
     def block(self, arena: memoryview) -> Block:
-        return Block(self.source, self.offset, [arena[start:stop] for start, stop in self.runs], self.checks)
+        views = [arena[start:stop] for start, stop in self.runs]
+        return Block(self.source, self.offset, views, self.wholes, self.parts)
 
 
-def _blocks(
-    wants: list[Want], slots: dict[str, Slot], checks: list[Check | WholeCheck], verify: str | bool
-) -> Iterator[Block]:
+def _blocks(wants: list[Want], slots: dict[str, Slot], checks: list[Check], verify: str | bool) -> Iterator[Block]:
     stretch: _Stretch | None = None
     arena = memoryview(b"")
+    full = verify == "full"
     for want in wants:
-        slot, record = slots[want.name], want.file.record(want.name)
-        check = _check(want, record, verify) if verify and record else None
+        source, position, slot = want.file.source, want.position, slots[want.name]
+        record = want.file.record(want.name) if verify else None
+        if not want.n_bytes:
+            if record:
+                Whole(want, record, full, memoryview(b"")).check()
+            continue
+        steps = _steps(want)
+        check = Check(want, record, full) if record and len(steps) > 1 else None
         if check:
             checks.append(check)
-        for number, (start, length) in enumerate(_steps(want)):
-            position = want.position + start
-            if stretch is None or not stretch.takes(want.file.source, slot.memory, position):
+        for number, (start, length) in enumerate(steps):
+            if stretch is None or not stretch.takes(source, slot.memory, position + start):
                 if stretch:
                     yield stretch.block(arena)
                 if stretch is None or stretch.memory is not slot.memory:
                     arena = memoryview(slot.memory)
-                stretch = _Stretch(want.file.source, slot.memory, position)
-            stretch.add(slot.offset + start, length)
-            if check:
-                view = arena[slot.offset + start : slot.offset + start + length]
-                stretch.checks.append((check, number, view))
+                stretch = _Stretch(source, slot.memory, position + start)
+            begin = slot.offset + start
+            stretch.add(begin, length)
+            if record:
+                view = arena[begin : begin + length]
+                if check:
+                    stretch.parts.append((check, number, view))
+                else:
+                    stretch.wholes.append(Whole(want, record, full, view))
     if stretch:
         yield stretch.block(arena)
 
@@ -252,14 +258,11 @@ def _blocks(
 def _steps(want: Want) -> list[tuple[int, int]]:
     """Cut a tensor where its file passes a multiple of `BLOCK_BYTES`; gives where each part begins, and its length."""
     stop = want.position + want.n_bytes
-    cuts = range((want.position // BLOCK_BYTES + 1) * BLOCK_BYTES, stop, BLOCK_BYTES)
-    edges = [want.position, *cuts, stop]
-    return [(a - want.position, b - a) for a, b in itertools.pairwise(edges) if b > a]
-
-
-def _check(want: Want, record: TensorRecord, verify: str | bool) -> Check | WholeCheck:
-    whole = want.position // BLOCK_BYTES == (want.position + max(want.n_bytes, 1) - 1) // BLOCK_BYTES
-    return (WholeCheck if whole else Check)(want, record, verify == "full")
+    first_cut = (want.position // BLOCK_BYTES + 1) * BLOCK_BYTES
+    if stop <= first_cut:
+        return [(0, want.n_bytes)]
+    edges = [want.position, *range(first_cut, stop, BLOCK_BYTES), stop]
+    return [(a - want.position, b - a) for a, b in itertools.pairwise(edges)]
 
 
 def run_blocks(plan: Plan) -> None:

@@ -38,10 +38,16 @@ def _system() -> str:
     return f"{platform.system()} {platform.release()}"
 
 
+def _torch_version() -> str:
+    """Return the version of the PyTorch that is in use, or else of the one that is installed."""
+    imported = sys.modules.get("torch")
+    return str(getattr(imported, "__version__", "")) or version_of("torch")
+
+
 def surroundings(distributions: Iterable[str] = ()) -> Environment:
     """Return this process's environment with the versions of some distributions."""
     return Environment(
-        torch=version_of("torch"),
+        torch=_torch_version(),
         python=platform.python_version(),
         os=_system(),
         processor=processor(),

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import xxhash
 from blake3 import blake3
 
 from perdure.disk import capabilities
 from perdure.disk.crew import Crew, Outcome, finish
-from perdure.disk.digests import EMPTY, Digests, digests_of
+from perdure.disk.digests import EMPTY, Digests
 from perdure.disk.memory import Piece, address_of, allocate, copy
 
 SEGMENT_BYTES = 4 * 2**20
@@ -30,7 +31,7 @@ _PAGE = 4096
 _MAX_VECTORS = 512
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """One tensor to be stored: its safetensors type and shape, its size, and its bytes, made piece by piece."""
 
     name: str
@@ -161,8 +162,6 @@ def digest_pieces(pieces_of: Mapping[str, Iterable[Piece]]) -> dict[str, Digests
 
 
 def _digests_of_pieces(pieces: Iterable[Piece]) -> Digests:
-    if isinstance(pieces, list) and len(pieces) == 1:
-        return digests_of(pieces[0].view())
     identity, checksum = blake3(), xxhash.xxh3_128()
     for piece in pieces:
         view = piece.view()

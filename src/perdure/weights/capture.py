@@ -57,43 +57,42 @@ def capture(source: nn.Module | Mapping[str, torch.Tensor]) -> Captured:
 
 
 def _capture_mapping(source: Mapping[str, Any]) -> Captured:
-    state = dict(source.items())
-    extra = {key: value for key, value in state.items() if _is_extra(key, value)}
-    tensors = {key: value for key, value in state.items() if key not in extra}
-    roles = {
-        name: Role("parameter", value.requires_grad)
-        for name, value in tensors.items()
-        if isinstance(value, nn.Parameter)
-    }
-    versions = _versions(getattr(source, "_metadata", None) or {})
-    return _with_extra(Captured(tensors, roles, versions), extra)
+    captured = Captured({}, versions=_versions(getattr(source, "_metadata", None) or {}))
+    extra: dict[str, Any] = {}
+    for key, value in source.items():
+        if type(value) is not torch.Tensor and isinstance(value, nn.Parameter):
+            captured.roles[key] = _PARAMETER if value.requires_grad else _FROZEN
+        if isinstance(value, torch.Tensor) or not _is_extra(key):
+            captured.tensors[key] = value
+        else:
+            extra[key] = value
+    return _with_extra(captured, extra)
 
 
-def _is_extra(key: object, value: object) -> bool:
-    is_key = isinstance(key, str) and key.rpartition(".")[2] == EXTRA_STATE
-    return is_key and not isinstance(value, torch.Tensor)
+_PARAMETER, _FROZEN = Role("parameter", True), Role("parameter", False)
+
+
+def _is_extra(key: object) -> bool:
+    return isinstance(key, str) and key.rpartition(".")[2] == EXTRA_STATE
 
 
 def _capture_module(model: nn.Module) -> Captured:
     state = model.state_dict(keep_vars=True)
     captured = _capture_mapping(state)
-    for name, tensor in captured.tensors.items():
-        is_parameter = isinstance(tensor, nn.Parameter)
-        captured.roles[name] = Role(
-            "parameter" if is_parameter else "buffer", bool(getattr(tensor, "requires_grad", False))
-        )
+    for name in captured.tensors.keys() - captured.roles.keys():
+        captured.roles[name] = Role("buffer", bool(getattr(captured.tensors[name], "requires_grad", False)))
     modules = dict(model.named_modules())
     in_training = tuple(name for name, module in modules.items() if module.training)
     captured.training = bool(in_training) if len(in_training) in (0, len(modules)) else in_training
-    captured.volatile = dict(volatile_buffers(model))
+    captured.volatile = _volatile_buffers(modules)
     captured.python_modules = frozenset(type(module).__module__ for module in modules.values())
     return captured
 
 
-def volatile_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a module's buffers that are not persistent, by full name."""
+def _volatile_buffers(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """Return the buffers that are not persistent, by full name."""
     found: dict[str, torch.Tensor] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in modules.items():
         for key in module._non_persistent_buffers_set:
             buffer = module._buffers.get(key)
             if buffer is not None:
@@ -105,8 +104,10 @@ def _versions(metadata: Mapping[str, Mapping[str, Any]]) -> tuple[ModuleVersions
     groups: dict[str, tuple[Any, list[str]]] = {}
     for module, entry in metadata.items():
         kept = {key: value for key, value in entry.items() if key != "assign_to_params_buffers"}
-        alike = groups.setdefault(repr(kept), (kept, []))
-        alike[1].append(module)
+        text = repr(kept)
+        if text not in groups:
+            groups[text] = (kept, [])
+        groups[text][1].append(module)
     return tuple(
         ModuleVersions(values.encode(kept, f"version of {modules[0]!r}"), tuple(modules))
         for kept, modules in groups.values()

@@ -16,6 +16,7 @@ def short_name(dtype: torch.dtype | torch.layout) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+@functools.cache
 def stored_name(dtype: torch.dtype) -> str | None:
     """Return the safetensors type for a type of PyTorch, or None where it is stored as bytes."""
     return STORED_NAMES.get(short_name(dtype))

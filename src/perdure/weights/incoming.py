@@ -40,8 +40,7 @@ class Incoming:
         self._restorer = self._weights.restorer
         self.extras = self._find_extras()
         inner = {name for value in self.extras.values() for name in names_in(value)}
-        names = [name for name in self._weights if self._weights.stored_name(name) not in inner]
-        self._origin = {name: self._weights.stored_name(name) for name in names}
+        self._origin = {name: stored for name, stored in self._weights.stored_names.items() if stored not in inner}
         self._made: dict[str, torch.Tensor] = {}
         self.renamed: dict[str, str] = {}
         self.state: State | None = None
@@ -90,6 +89,10 @@ class Incoming:
         origins = {name: self._origin[name] for name in names if name not in self._made}
         found = self._restorer.read(dict.fromkeys(origins.values()), self._verify)
         return {name: self._made[name].clone() if name in self._made else found[origins[name]] for name in names}
+
+    def sharing(self, names: Iterable[str]) -> set[str]:
+        """Return those names whose tensors, as `read` gives them, lie in memory that others of them lie in too."""
+        return self._restorer.sharing({name: self._origin[name] for name in names if name not in self._made})
 
     def extra(self, key: str) -> Any:
         """Return an extra state, its tensors read."""

@@ -15,14 +15,14 @@ from perdure.disk.surroundings import surroundings
 from perdure.errors import DigestError, InputError, MismatchError
 from perdure.records.environment import differences
 from perdure.records.reports import LoadReport
-from perdure.weights.capture import volatile_buffers
 from perdure.weights.dtypes import can_cast, kind_of
 from perdure.weights.hooks import loads_itself, missing_counters, run_own_loaders, run_post_hooks
 from perdure.weights.incoming import Incoming
-from perdure.weights.matching import Match, match, mismatch_error
+from perdure.weights.matching import Kinds, Match, match, mismatch_error
 from perdure.weights.opening import Origin, prefix_start
 from perdure.weights.placing import (
     Placer,
+    check_kept,
     check_placed,
     move_rest,
     refuse_differing_overlaps,
@@ -134,10 +134,11 @@ def _load(
     model: nn.Module, slots: ModelSlots, incoming: Incoming, strict: bool, device: torch.device | None, verify: Verify
 ) -> LoadReport:
     counters = missing_counters(slots.modules, incoming.kinds, incoming.versions)
-    found = _match(slots, incoming, counters)
+    kinds = {name: kind_of(tensor) for name, tensor in slots.by_name.items()}
+    found = _match(slots, kinds, incoming, counters)
     if strict and not found.complete:
-        raise mismatch_error(found, incoming.kinds, _kinds(slots), incoming.where)
-    volatile = _check_meta(model, slots, incoming, found, counters)
+        raise mismatch_error(found, incoming.kinds, kinds, incoming.where)
+    volatile = _check_meta(slots, incoming, found, counters)
     tensors = incoming.read(found.fitting)
     refuse_differing_ties(slots, tensors, incoming.where)
     refuse_differing_overlaps(slots, tensors, incoming.where)
@@ -146,26 +147,24 @@ def _load(
     missing, unexpected = _run_own(slots, incoming, strict)
     found = dataclasses.replace(found, missing=found.missing + missing, unexpected=found.unexpected + unexpected)
     zeros = {name: torch.tensor(0, device="cpu") for name in counters if slots.by_name[name].is_meta}
+    tensors.update(zeros)
     placer = Placer(slots.in_place, device)
     with torch.no_grad():
-        tensors.update(zeros)
-        placed = placer.fill(slots.by_name, tensors)
-        placer.fill(_volatile(model), volatile)
+        placed = placer.fill(slots.by_name, tensors, incoming.sharing(found.fitting))
+        placer.fill(slots.volatile, volatile, volatile.keys())
         if device is not None:
             move_rest(model, device)
     for key, value in extras.items():
         slots.extras[key].set_extra_state(value)
-    kept = {name: tensor for name, tensor in slots.by_name.items() if name not in own}
-    check_placed(model, kept, placed, incoming.where)
+    kept = {name: tensor for name, tensor in slots.by_name.items() if name not in own} if own else slots.by_name
+    check_placed(kept, placed, incoming.where)
+    if own or extras:
+        check_kept(model, kept, incoming.where)
     run_post_hooks(slots.modules, list(found.missing), list(found.unexpected))
-    return _report(slots, incoming, found, verify)
+    return _report(slots, kinds, incoming, found, verify)
 
 
-def _kinds(slots: ModelSlots) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: kind_of(tensor) for name, tensor in slots.by_name.items()}
-
-
-def _match(slots: ModelSlots, incoming: Incoming, counters: list[str]) -> Match:
+def _match(slots: ModelSlots, kinds: Kinds, incoming: Incoming, counters: list[str]) -> Match:
     """Match the file against the model; extra states count as names, and what loads itself answers for itself."""
     file, extras = dict(incoming.kinds), incoming.extra_keys()
     own = loads_itself(slots.modules, [*slots.by_name, *file])
@@ -176,8 +175,8 @@ def _match(slots: ModelSlots, incoming: Incoming, counters: list[str]) -> Match:
     for key in extras:
         file.pop(key, None)
     found = match(
-        {name: kind for name, kind in file.items() if name not in own},
-        {name: kind for name, kind in _kinds(slots).items() if name not in own},
+        {name: kind for name, kind in file.items() if name not in own} if own else file,
+        {name: kind for name, kind in kinds.items() if name not in own} if own else kinds,
         implied=implied | set(counters),
         can_cast=can_cast,
     )
@@ -189,18 +188,12 @@ def _match(slots: ModelSlots, incoming: Incoming, counters: list[str]) -> Match:
     )
 
 
-def _volatile(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: buffer for name, buffer in volatile_buffers(model).items() if buffer.is_meta}
-
-
-def _check_meta(
-    model: nn.Module, slots: ModelSlots, incoming: Incoming, found: Match, counters: list[str]
-) -> dict[str, torch.Tensor]:
+def _check_meta(slots: ModelSlots, incoming: Incoming, found: Match, counters: list[str]) -> dict[str, torch.Tensor]:
     """See that every tensor on `meta` will get content; returns that of buffers that are not persistent."""
-    wanted = _volatile(model)
+    wanted = {name: buffer for name, buffer in slots.volatile.items() if buffer.is_meta}
     kept = incoming.volatile() if wanted else {}
     filled = {twin for name in found.fitting for twin in slots.twins(name)}
-    left = [name for name, tensor in slots.by_name.items() if tensor.is_meta and name not in filled]
+    left = [name for name, tensor in slots.by_name.items() if name not in filled and tensor.is_meta]
     own = loads_itself(slots.modules, left)
     left = [name for name in left if name not in counters and name not in own]
     left += [name for name, buffer in wanted.items() if name not in kept or kept[name].shape != buffer.shape]
@@ -243,12 +236,15 @@ def _set_mode(model: nn.Module, slots: ModelSlots, stored: Stored, prefix: str |
             module.training = training if isinstance(training, bool) else (start + name).rstrip(".") in (training or ())
 
 
-def _report(slots: ModelSlots, incoming: Incoming, found: Match, verify: Verify) -> LoadReport:
-    parameters = {name: tensor for name, tensor in slots.by_name.items() if isinstance(tensor, nn.Parameter)}
+def _report(slots: ModelSlots, kinds: Kinds, incoming: Incoming, found: Match, verify: Verify) -> LoadReport:
     filled = {twin for name in found.fitting for twin in slots.twins(name)}
     filled |= {name for name, view in slots.views.items() if view.of in filled}
-    loaded = sum(tensor.numel() for name, tensor in parameters.items() if name in filled and name not in slots.same)
-    total = sum(tensor.numel() for name, tensor in parameters.items() if name not in slots.same)
+    n_elements = {
+        name: tensor.numel()
+        for name, tensor in slots.by_name.items()
+        if name in slots.parameters and name not in slots.same
+    }
+    loaded, total = sum(n_elements[name] for name in filled & n_elements.keys()), sum(n_elements.values())
     manifest = incoming.manifest
     unknown = () if manifest else ("digests", "environment")
     return LoadReport(
@@ -257,7 +253,7 @@ def _report(slots: ModelSlots, incoming: Incoming, found: Match, verify: Verify)
         mismatched=found.mismatched,
         renamed=incoming.renamed,
         tied=_ties(slots, incoming, found.fitting),
-        casts=_casts(incoming, slots, found.fitting),
+        casts=_casts(incoming, kinds, found.fitting),
         fraction_loaded=loaded / total if total else 1.0,
         verified=verify if verify and manifest else "",
         unknown=unknown,
@@ -280,8 +276,8 @@ def _ties(slots: ModelSlots, incoming: Incoming, names: Iterable[str]) -> dict[s
     return {name: owner for name, owner in found.items() if name != owner and found.get(owner) != name}
 
 
-def _casts(incoming: Incoming, slots: ModelSlots, names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    pairs = {name: (incoming.kinds[name][0], kind_of(slots.by_name[name])[0]) for name in names}
+def _casts(incoming: Incoming, kinds: Kinds, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    pairs = {name: (incoming.kinds[name][0], kinds[name][0]) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -117,6 +117,11 @@ class Weights(Mapping[str, torch.Tensor]):
         """Type, shape, size and digest of one tensor; opens no other shard."""
         return self._restorer.spec(self.stored_name(name))
 
+    @property
+    def stored_names(self) -> Mapping[str, str]:
+        """The tensors' names in the file, where a prefix may stand before them, by their names here."""
+        return self._names
+
     def stored_name(self, name: str) -> str:
         """Return a tensor's name in the file, where a prefix may stand before it."""
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch._C import _swap_tensor_impl as swap_contents
@@ -31,13 +33,20 @@ class Placer:
         self._converted: dict[tuple[object, ...], tuple[torch.UntypedStorage, torch.Tensor]] = {}
         self._laid_out: dict[tuple[object, ...], tuple[torch.UntypedStorage, torch.Tensor]] = {}
 
-    def fill(self, places: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def fill(
+        self, places: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], sharing: Iterable[str]
+    ) -> dict[str, torch.Tensor]:
         """Fill each tensor object once, taking the tensors away one by one; gradients must be switched off.
+
+        Args:
+            places: the tensor objects of the model.
+            tensors: what goes there.
+            sharing: names of those tensors that may share memory with others.
 
         Returns:
             What was placed without copying, by name.
         """
-        shared = _shared_storages(tensors, places)
+        shared = _shared_storages({name: tensors[name] for name in sharing}, places)
         placed: dict[str, torch.Tensor] = {}
         done: set[int] = set()
         for name in list(tensors):
@@ -55,7 +64,7 @@ class Placer:
             _materialise(current, content)
             return content
         stays = self._device is None or self._device == current.device
-        tied = _storage_address(tensor) in shared
+        tied = bool(shared) and _storage_address(tensor) in shared
         if stays and (name in self._in_place or (current.device.type != "cpu" and not tied)):
             current.data.copy_(tensor)
             return None
@@ -69,7 +78,7 @@ class Placer:
         device, dtype = self._device or (torch.device("cpu") if current.is_meta else current.device), current.dtype
         if tensor.dtype == dtype and tensor.device == device:
             return tensor
-        if _storage_address(tensor) not in shared:
+        if not shared or _storage_address(tensor) not in shared:
             return tensor.to(device=device, dtype=None if tensor.is_quantized else dtype)
         storage = tensor.untyped_storage()
         key = (storage.data_ptr(), tensor.dtype, dtype, device)
@@ -203,28 +212,36 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def check_placed(
-    model: nn.Module, before: dict[str, torch.Tensor], placed: dict[str, torch.Tensor], where: str
-) -> None:
+def check_placed(places: dict[str, torch.Tensor], placed: dict[str, torch.Tensor], where: str) -> None:
     """See that every place holds what was put there, and that nothing is left on `meta`.
 
     Args:
-        model: the loaded model.
-        before: its tensor objects when loading began, by name; they must be there still.
+        places: the tensor objects of the model, by name.
         placed: the content that each place was given without copying.
         where: names the file in messages.
 
     Raises:
         PerdureError: it is not so; a hook of the model changed it, or perdure has a fault.
     """
+    for name, tensor in places.items():
+        if tensor.is_meta:
+            raise PerdureError(f"loading {where}: {name!r} is still on meta after loading. Please report this.")
+        if name in placed and _address(tensor) != _address(placed[name]):
+            raise PerdureError(f"loading {where}: {name!r} does not hold the file's values after loading.")
+
+
+def check_kept(model: nn.Module, places: dict[str, torch.Tensor], where: str) -> None:
+    """See that code of the model's own, which ran while it was loaded, exchanged no tensor that was to stay.
+
+    Raises:
+        PerdureError: it did.
+    """
     for prefix, module in modules_of(model):
-        for name, tensor in slots_of(module, prefix):
-            if tensor.is_meta:
-                raise PerdureError(f"loading {where}: {name!r} is still on meta after loading. Please report this.")
-            if name in placed and _address(tensor) != _address(placed[name]):
-                raise PerdureError(f"loading {where}: {name!r} does not hold the file's values after loading.")
-            if before.get(name, tensor) is not tensor:
-                raise PerdureError(f"loading {where}: {name!r} is another object after loading than before.")
+        for name, tensor in slots_of(module, prefix).items():
+            if places.get(name, tensor) is not tensor or tensor.is_meta:
+                raise PerdureError(
+                    f"loading {where}: {name!r} is another object after loading than before, or on meta."
+                )
 
 
 def _address(tensor: torch.Tensor) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -28,7 +28,9 @@ def from_memory(memory: mmap.mmap, offset: int, dtype: torch.dtype, shape: tuple
     if 0 in shape:
         return torch.empty(shape, dtype=dtype, device="cpu")
     flat = torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=offset)
-    return flat if len(shape) == 1 else flat.view(shape)
+    if len(shape) == 1:
+        return flat
+    return flat.view(*shape) if shape else flat.view(())
 
 
 class Restorer:
@@ -51,8 +53,7 @@ class Restorer:
         """Return type and shape of a stored tensor as PyTorch has it."""
         found = self._types.get(name)
         if found is None:
-            file = self.stored.file_of(name)
-            found = self._types[name] = _type_in(file, name)
+            found = self._types[name] = _type_in(self.stored.file_of(name), name)
         return found
 
     def type_of(self, name: str) -> tuple[str, tuple[int, ...]]:
@@ -68,9 +69,9 @@ class Restorer:
 
     def kind_of(self, name: str) -> tuple[str, tuple[int, ...]]:
         """Return a tensor's type, with its layout where that is a sparse one, and its shape."""
-        dtype, shape = self.type_of(name)
+        found = self.type_of(name)
         composed = self._composed.get(name)
-        return (with_layout(dtype, composed.layout) if composed else dtype), shape
+        return (with_layout(found[0], composed.layout), found[1]) if composed else found
 
     def _values_type(self, composed: Composed) -> str:
         if "values" not in composed.parts:
@@ -99,6 +100,20 @@ class Restorer:
         if name in self._composed:
             return tuple(self._composed[name].parts.values())
         raise MissingTensorError(f"reading {self.stored.where}: there is no tensor {name!r}.")
+
+    def sharing(self, origins: Mapping[str, str]) -> set[str]:
+        """Return those keys whose tensors lie in one memory with another's, once all tensors were read together.
+
+        Args:
+            origins: names of tensors in the file, by any key.
+        """
+        if not self._aliases and len(set(origins.values())) == len(origins):
+            return set()
+        keys: dict[str, list[str]] = {}
+        for key, name in origins.items():
+            for source in self.sources(name):
+                keys.setdefault(source, []).append(key)
+        return {key for together in keys.values() if len(together) > 1 for key in together}
 
     def derive(self, name: str, fetch: Fetch) -> torch.Tensor:
         """Return a tensor, made from stored ones that `fetch` gives."""

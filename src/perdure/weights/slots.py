@@ -11,31 +11,28 @@ from perdure.weights.aliases import Sharing, contiguous_stride, relate
 from perdure.weights.capture import EXTRA_STATE
 
 
-class ModelSlot(NamedTuple):
-    """One place: its name in the state dict, and the tensor object that lies there and stays there."""
-
-    name: str
-    tensor: torch.Tensor
-
-
 class ModelSlots(NamedTuple):
     """All places of a model.
 
     Attributes:
-        by_name: every place, one that two modules share under each of its names.
+        by_name: every place's tensor object, which stays there; one that two modules share under each of its names.
+        parameters: the names of those that are parameters.
         same: names whose tensor is another's object, or has exactly its memory, with that other.
         views: names whose tensor lies in a part of another's memory.
         in_place: names whose memory others hold too (tensor objects, other processes), so that it must be kept.
         overlapping: those of them that overlap with another in part.
+        volatile: buffers that are not persistent, and so no places.
         extras: modules that keep an extra state, by its key.
         modules: every module with the prefix of its names.
     """
 
     by_name: dict[str, torch.Tensor]
+    parameters: frozenset[str]
     same: dict[str, str]
     views: dict[str, Sharing]
     in_place: frozenset[str]
     overlapping: frozenset[str]
+    volatile: dict[str, torch.Tensor]
     extras: dict[str, nn.Module]
     modules: list[tuple[str, nn.Module]]
 
@@ -58,13 +55,10 @@ def find_slots(model: nn.Module) -> ModelSlots:
             extras[prefix + EXTRA_STATE] = module
     firsts: dict[int, str] = {}
     same = {name: first for name, tensor in by_name.items() if (first := firsts.setdefault(id(tensor), name)) != name}
-    volatile = {
-        f"{prefix}{key}": module._buffers[key]
-        for prefix, module in modules
-        for key in module._non_persistent_buffers_set
+    volatile = {name: buffer for name, buffer in _volatile(modules) if id(buffer) not in firsts}
+    real = {
+        name: tensor for name, tensor in {**by_name, **volatile}.items() if name not in same and _has_memory(tensor)
     }
-    others = {name: buffer for name, buffer in volatile.items() if buffer is not None and id(buffer) not in firsts}
-    real = {name: tensor for name, tensor in {**by_name, **others}.items() if name not in same and _has_memory(tensor)}
     relations = relate(real)
     views: dict[str, Sharing] = {}
     overlapping = {name for pair in relations.overlaps for name in pair if name in by_name}
@@ -77,7 +71,10 @@ def find_slots(model: nn.Module) -> ModelSlots:
                 same[name] = sharing.of
             else:
                 views[name] = sharing
-    return ModelSlots(by_name, same, views, frozenset(in_place), frozenset(overlapping), extras, modules)
+    parameters = frozenset(prefix + key for prefix, module in modules for key, _ in module._parameters.items())
+    return ModelSlots(
+        by_name, parameters, same, views, frozenset(in_place), frozenset(overlapping), volatile, extras, modules
+    )
 
 
 def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -94,14 +91,27 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def slots_of(module: nn.Module, prefix: str) -> list[ModelSlot]:
+def slots_of(module: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
     """Return the places of one module, its children left out; `prefix` ends in a dot or is empty."""
-    found = [ModelSlot(prefix + key, tensor) for key, tensor in module._parameters.items() if tensor is not None]
-    volatile = module._non_persistent_buffers_set
-    for key, tensor in module._buffers.items():
-        if tensor is not None and key not in volatile:
-            found.append(ModelSlot(prefix + key, tensor))
+    found: dict[str, torch.Tensor] = {
+        prefix + key: tensor for key, tensor in module._parameters.items() if tensor is not None
+    }
+    if module._buffers:
+        absent = module._non_persistent_buffers_set
+        buffers = module._buffers.items()
+        found.update({prefix + key: tensor for key, tensor in buffers if tensor is not None and key not in absent})
     return found
+
+
+def _volatile(modules: list[tuple[str, nn.Module]]) -> list[tuple[str, torch.Tensor]]:
+    """Return the buffers that are not persistent, one that several modules share under its first name."""
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    for prefix, module in modules:
+        for key in module._non_persistent_buffers_set:
+            buffer = module._buffers.get(key)
+            if buffer is not None:
+                found.setdefault(id(buffer), (prefix + key, buffer))
+    return list(found.values())
 
 
 def _is_whole(sharing: Sharing, owner: torch.Tensor) -> bool:
@@ -110,5 +120,8 @@ def _is_whole(sharing: Sharing, owner: torch.Tensor) -> bool:
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:
-    plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided
-    return plain and not tensor.is_meta and not tensor.is_quantized and tensor.numel() > 0
+    plain = type(tensor) in _PLAIN_TYPES and tensor.layout is torch.strided
+    return plain and tensor.numel() > 0 and not tensor.is_meta and not tensor.is_quantized
+
+
+_PLAIN_TYPES = frozenset((torch.Tensor, nn.Parameter))

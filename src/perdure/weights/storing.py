@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+import msgspec
 import torch
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
@@ -19,8 +20,7 @@ from perdure.weights.aliases import relate
 from perdure.weights.dtypes import short_name, stored_name, stored_shape
 
 
-@dataclasses.dataclass(frozen=True)
-class Role:
+class Role(msgspec.Struct, frozen=True, gc=False):
     """What a tensor is in its model: `"parameter"`, `"buffer"`, or `""` where that is not known."""
 
     role: str = ""
@@ -57,7 +57,7 @@ def hold(tensors: dict[str, torch.Tensor], roles: dict[str, Role]) -> Holdings:
     for name, tensor in tensors.items():
         role = roles.get(name, NO_ROLE)
         if sharing := relations.aliases.get(name):
-            holdings.aliases[name] = Alias(**sharing._asdict(), **dataclasses.asdict(role))
+            holdings.aliases[name] = Alias(**sharing._asdict(), **msgspec.structs.asdict(role))
         elif tensor.is_quantized or tensor.layout is not torch.strided:
             _hold_composed(holdings, name, tensor, role, tensors.keys())
         else:
@@ -80,9 +80,10 @@ def refuse(name: str, tensor: object) -> None:
     Raises:
         UnsupportedTensorError: see there.
     """
-    if type(tensor) not in (torch.Tensor, Parameter):
+    if type(tensor) not in _TYPES:
         raise UnsupportedTensorError(f"saving tensor {name!r}: {_reason_of_type(tensor)}")
     assert isinstance(tensor, torch.Tensor)
+    quantized = tensor.is_quantized
     if tensor.is_meta:
         reason = "it is on the meta device, so it has no values. Load or initialise the model before saving it."
     elif tensor.is_nested:
@@ -91,9 +92,9 @@ def refuse(name: str, tensor: object) -> None:
         reason = "it belongs to a running transform (vmap, grad). Save outside of the transform."
     elif tensor.layout not in _LAYOUTS:
         reason = f"its layout {tensor.layout} cannot be stored. Convert it, e.g. with to_dense()."
-    elif tensor.is_quantized and tensor.qscheme() not in _QUANTIZERS:
+    elif quantized and tensor.qscheme() not in _QUANTIZERS:
         reason = f"its quantization {tensor.qscheme()} cannot be stored. Save int_repr() and its parameters."
-    elif tensor.is_quantized and tensor.dtype not in (torch.quint8, torch.qint8, torch.qint32):
+    elif quantized and tensor.dtype not in (torch.quint8, torch.qint8, torch.qint32):
         reason = f"its type {tensor.dtype} cannot be stored. Save int_repr() and its parameters."
     elif tensor.dtype is torch.complex32 and tensor.is_conj() and tensor.is_neg():
         reason = (
@@ -102,6 +103,9 @@ def refuse(name: str, tensor: object) -> None:
     else:
         return
     raise UnsupportedTensorError(f"saving tensor {name!r}: {reason}")
+
+
+_TYPES = frozenset((torch.Tensor, Parameter))
 
 
 def _reason_of_type(value: object) -> str:
@@ -122,7 +126,7 @@ def _hold_dense(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role)
     if stored is None or (stored == "F4" and not shape):
         holdings.encoded[name] = short_name(tensor.dtype)
         stored, shape = "U8", (*shape, tensor.element_size())
-    n_bytes = tensor.numel() * tensor.element_size()
+    n_bytes = tensor.nbytes
     if n_bytes and _is_plain(tensor):
         made: Callable[[], Iterable[Piece]] = [Piece(tensor.data_ptr(), n_bytes, tensor)].copy
     else:
@@ -144,7 +148,9 @@ def _hold_composed(holdings: Holdings, name: str, tensor: torch.Tensor, role: Ro
             stored += "_"
         _hold_dense(holdings, stored, values, NO_ROLE)
         parts[part] = stored
-    holdings.composed[name] = Composed(layout.name, tuple(tensor.shape), parts, **fields, **dataclasses.asdict(role))
+    holdings.composed[name] = Composed(
+        layout.name, tuple(tensor.shape), parts, **fields, **msgspec.structs.asdict(role)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
