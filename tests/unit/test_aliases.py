@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.weights.aliases import MAX_OVERLAPS, Sharing, contiguous_stride, is_dense, relate
-from property.tensors import addresses, pairs, touching
+from perdure.weights.aliases import MAX_OVERLAPS, Sharing, contiguous_stride, is_dense, overlaps_itself, relate
+from property.tensors import addresses, covers_itself, pairs, touching
 
 TYPES = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
@@ -89,6 +89,14 @@ def test_is_dense_against_a_slow_reference(tensors: dict[str, torch.Tensor]) -> 
     for tensor in tensors.values():
         if tensor.numel():
             assert is_dense(tensor) == slow_is_dense(tensor)
+            assert overlaps_itself(tensor) or not covers_itself(tensor)
+            assert not (overlaps_itself(tensor) and is_dense(tensor))
+
+
+def test_columns_and_slices_do_not_overlap_themselves() -> None:
+    x = torch.zeros(6, 4)
+    assert not any(overlaps_itself(view) for view in (x, x.t(), x[:, 1], x[::2, 1:3], x.t()[1:3], x[0, 0]))
+    assert all(overlaps_itself(view) for view in (x[:1].expand(3, 4), x.flatten().as_strided((3, 3), (1, 1))))
 
 
 @settings(max_examples=100)

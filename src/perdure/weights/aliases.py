@@ -224,6 +224,16 @@ def is_dense(tensor: torch.Tensor) -> bool:
     return not (tensor.is_conj() or tensor.is_neg())
 
 
+def overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Tell whether elements may lie in the same memory, as those of an expanded tensor do."""
+    span = 0
+    for size, stride in _axes(tensor):
+        if stride <= span:
+            return True
+        span += (size - 1) * stride
+    return False
+
+
 def _axes(tensor: torch.Tensor) -> list[tuple[int, int]]:
     """Return (size, stride) of the axes longer than one, from the smallest stride."""
     pairs = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]

@@ -15,6 +15,7 @@ from perdure.disk.surroundings import surroundings
 from perdure.errors import DigestError, InputError, MismatchError
 from perdure.records.environment import differences
 from perdure.records.reports import LoadReport
+from perdure.weights.aliases import relate
 from perdure.weights.dtypes import can_cast, kind_of
 from perdure.weights.hooks import loads_itself, missing_counters, run_own_loaders, run_post_hooks
 from perdure.weights.incoming import Incoming
@@ -266,13 +267,9 @@ def _ties(slots: ModelSlots, incoming: Incoming, names: Iterable[str]) -> dict[s
     found = {**slots.same, **{name: view.of for name, view in slots.views.items()}}
     if incoming.manifest is None or not incoming.manifest.aliases:
         return found
-    owners: dict[tuple[str, int], str] = {}
-    for name in names:
-        place = slots.by_name[name]
-        if place.layout is torch.strided and place.numel() and not place.is_quantized:
-            owner = owners.setdefault((str(place.device), place.untyped_storage().data_ptr()), name)
-            if owner != name and name not in slots.in_place:
-                found.setdefault(name, owner)
+    relations = relate({name: slots.by_name[name] for name in names if name not in slots.in_place})
+    found |= {name: sharing.of for name, sharing in relations.aliases.items()}
+    found |= {second: first for first, second in relations.overlaps}
     return {name: owner for name, owner in found.items() if name != owner and found.get(owner) != name}
 
 

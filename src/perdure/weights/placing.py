@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import torch
 from torch import nn
 from torch._C import _swap_tensor_impl as swap_contents
 
 from perdure.errors import MismatchError, PerdureError
-from perdure.weights.aliases import is_dense
+from perdure.weights.aliases import is_dense, overlaps_itself
 from perdure.weights.slots import ModelSlots, modules_of, slots_of
+from perdure.weights.storing import composition
 
 View = tuple[tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]
 """Shape, strides and offset of a loaded tensor, and the strides of the place that it goes to."""
@@ -34,7 +35,7 @@ class Placer:
         self._laid_out: dict[tuple[object, ...], tuple[torch.UntypedStorage, torch.Tensor]] = {}
 
     def fill(
-        self, places: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], sharing: Iterable[str]
+        self, places: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], sharing: Collection[str]
     ) -> dict[str, torch.Tensor]:
         """Fill each tensor object once, taking the tensors away one by one; gradients must be switched off.
 
@@ -53,6 +54,8 @@ class Placer:
             current, tensor = places[name], tensors.pop(name)
             if id(current) not in done:
                 done.add(id(current))
+                if name in sharing and overlaps_itself(tensor) and not overlaps_itself(current):
+                    tensor = tensor.contiguous()  # an expanded parameter could not be trained
                 content = self._fill_one(name, current, tensor, shared)
                 if content is not None:
                     placed[name] = content
@@ -203,13 +206,19 @@ def _differing(name: str, other: str, where: str) -> MismatchError:
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.layout is not torch.strided or a.is_quantized or a.data_ptr() == b.data_ptr():
+    if (a.dtype, a.shape, a.layout) != (b.dtype, b.shape, b.layout):
+        return False
+    if a.layout is not torch.strided or a.is_quantized:
+        one, other = composition(a), composition(b)
+        return one.fields == other.fields and all(_same_bits(part, other.parts[key]) for key, part in one.parts.items())
+    if a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
         return True
-    return a.dtype == b.dtype and torch.equal(_bytes(a), _bytes(b))
+    return torch.equal(_bytes(a), _bytes(b))
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().flatten().view(torch.uint8)
+    whole = tensor.contiguous()  # which leaves axes of one element with any stride
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8)
 
 
 def check_placed(places: dict[str, torch.Tensor], placed: dict[str, torch.Tensor], where: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -136,21 +137,34 @@ def _hold_dense(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role)
 
 
 def _hold_composed(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role, taken: object) -> None:
-    layout, parts, fields = _QUANTIZED if tensor.is_quantized else _LAYOUTS[tensor.layout], {}, {}
-    part_tensors = layout.parts(tensor)
-    if tensor.is_quantized:
-        fields = _quantization(tensor)
-    elif tensor.layout is torch.sparse_coo:
-        fields = {"coalesced": tensor.is_coalesced()}
-    for part, values in part_tensors.items():
+    whole, parts = composition(tensor), {}
+    for part, values in whole.parts.items():
         stored = f"{name}.{part}"
         while stored in taken or stored in holdings.roles:  # type: ignore[operator]
             stored += "_"
         _hold_dense(holdings, stored, values, NO_ROLE)
         parts[part] = stored
-    holdings.composed[name] = Composed(
-        layout.name, tuple(tensor.shape), parts, **fields, **msgspec.structs.asdict(role)
-    )
+    fields = {**whole.fields, **msgspec.structs.asdict(role)}
+    holdings.composed[name] = Composed(whole.layout, tuple(tensor.shape), parts, **fields)
+
+
+class Composition(NamedTuple):
+    """What a sparse or quantized tensor consists of: plain tensors, and what they do not say."""
+
+    layout: str
+    parts: dict[str, torch.Tensor]
+    fields: dict[str, Any]
+
+
+def composition(tensor: torch.Tensor) -> Composition:
+    """Take a sparse or quantized tensor apart."""
+    layout = _QUANTIZED if tensor.is_quantized else _LAYOUTS[tensor.layout]
+    fields: dict[str, Any] = {}
+    if tensor.is_quantized:
+        fields = _quantization(tensor)
+    elif tensor.layout is torch.sparse_coo:
+        fields = {"coalesced": tensor.is_coalesced()}
+    return Composition(layout.name, layout.parts(tensor), fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +192,8 @@ def _integers(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     return parts
 
 
-def _quantization(tensor: torch.Tensor) -> dict[str, object]:
-    fields: dict[str, object] = {"dtype": short_name(tensor.dtype)}
+def _quantization(tensor: torch.Tensor) -> dict[str, Any]:
+    fields: dict[str, Any] = {"dtype": short_name(tensor.dtype)}
     if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
         return fields | {"axis": tensor.q_per_channel_axis()}
     return fields | {"scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
