@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import select
@@ -26,7 +27,7 @@ from fault.interrupted_saver import N_LARGE, tensors
 from perdure.disk.files import write_file
 from perdure.disk.memory import Piece
 from perdure.disk.writing import Item
-from perdure.errors import ConflictError
+from perdure.errors import ConflictError, InputError
 
 
 def values_of(path: Path) -> set[float]:
@@ -272,6 +273,41 @@ def values_of_any(path: Path) -> set[float]:
     with perdure.open(path, map=False) as weights:
         weights.verify(full=True)
         return {float(edge) for tensor in weights.values() for edge in tensor.aminmax()}
+
+
+@pytest.mark.parametrize("n_bytes", [2**20, 12 * 2**20, 40 * 2**20])
+def test_a_model_that_changes_while_it_is_saved_gives_a_whole_file(n_bytes: int, tmp_path: Path) -> None:
+    """As one that other threads train. Some moment of each element is saved, and the file does not contradict itself."""
+    path = tmp_path / "model.safetensors"
+    model = {"a": torch.zeros(n_bytes // 8), "b": torch.zeros(n_bytes // 8)}
+    done = threading.Event()
+
+    def train() -> None:
+        while not done.is_set():
+            for tensor in model.values():
+                tensor.add_(1)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        for _ in range(5):
+            perdure.save_weights(model, path)
+            assert perdure.check(path).ok
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_file_object_that_gets_a_tensor_while_it_changes_is_told() -> None:
+    model = {"a": torch.zeros(9), "b": torch.zeros(9)}
+
+    class Changing(io.BytesIO):
+        def write(self, content: Any) -> int:
+            model["b"].add_(1)
+            return super().write(content)
+
+    with pytest.raises(InputError, match="'b' changed while it was saved"):
+        perdure.save_weights(model, Changing())
 
 
 def test_two_savers_at_once_on_one_folder_take_turns_or_say_so(tmp_path: Path) -> None:

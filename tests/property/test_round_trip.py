@@ -201,7 +201,7 @@ def check_ties(source: Tensors, loaded: Tensors, manifest: Any) -> None:
     """What aliases the manifest has share exactly the elements that they shared; all else shares nothing."""
     root = {name: manifest.aliases[name].of if name in manifest.aliases else name for name in source}
     overlaps = {frozenset(pair) for pair in manifest.overlaps}
-    for one, other in pairs(source):
+    for one, other in pairs(loaded):
         was = shared(source[one], source[other]) if source[one].dtype == source[other].dtype else set()
         now = shared(loaded[one], loaded[other])
         if root[one] != root[other]:
@@ -240,6 +240,8 @@ def test_ties_are_ties(tensors: Tensors, target: str, shard_bytes: int) -> None:
         for way, load in ways_of(source).items():
             loaded = load(source, tensors)
             assert differing(tensors, loaded) == [], way
+            if way == "module":  # no place here is expanded, so those tensors get memory of their own
+                loaded = {name: tensor for name, tensor in loaded.items() if not covers_itself(tensors[name])}
             if way != "one by one":
                 check_ties(tensors, loaded, manifest)
 

@@ -72,6 +72,7 @@ def test_relate_against_a_slow_reference(tensors: dict[str, torch.Tensor]) -> No
     overlaps = {frozenset(pair) for pair in relations.overlaps}
     assert len(overlaps) == len(relations.overlaps)
     assert not any(name in relations.aliases for pair in overlaps for name in pair)
+    assert all(touching(*(tensors[name] for name in pair)) for pair in overlaps)
     for one, other in pairs(tensors):
         if root[one] != root[other] and touching(tensors[one], tensors[other]):
             assert frozenset((root[one], root[other])) in overlaps, (one, other)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import xxhash
+
 from perdure.disk import capabilities
 from perdure.disk.atomic import replacing
 from perdure.disk.digests import Digests, digests_of
@@ -15,7 +17,7 @@ from perdure.disk.header import Entry, build, place
 from perdure.disk.memory import allocate
 from perdure.disk.seal import BLANK, seal
 from perdure.disk.writing import SEGMENT_BYTES, Item, digest_pieces, write_all, write_items
-from perdure.errors import StorageError
+from perdure.errors import InputError, StorageError
 
 Describe = Callable[[dict[str, Digests]], dict[str, str]]
 """Makes the metadata of a file from its tensors' digests; its length must not depend on their values."""
@@ -99,18 +101,30 @@ def _allocate(descriptor: int, n_bytes: int) -> None:
 def write_stream(file: BinaryIO, items: list[Item], describe: Describe) -> Written:
     """Write the same bytes to an open binary file, which need not be seekable; not atomic.
 
+    The digests stand before the data, so they are computed in a pass of their own, and compared in the second.
+
     Raises:
         StorageError: the file took fewer bytes than it was given.
+        InputError: a tensor changed meanwhile, so that what was written is of no use.
     """
     layout = lay_out(items)
-    header, digest = seal(
-        build(describe(digest_pieces({item.name: item.pieces() for item in layout.ordered})), layout.entries)
-    )
+    digests = digest_pieces({item.name: item.pieces() for item in layout.ordered})
+    header, digest = seal(build(describe(digests), layout.entries))
     with translated("saving", str(getattr(file, "name", "") or repr(file)), len(header) + layout.data_bytes):
         _write_view(file, memoryview(header))
         for item in layout.ordered:
+            checksum = xxhash.xxh3_128()
             for piece in item.pieces():
-                _write_view(file, piece.view())
+                for start in range(0, piece.n_bytes, SEGMENT_BYTES):
+                    part = piece.part(start, min(start + SEGMENT_BYTES, piece.n_bytes))
+                    content = bytes(part.view())
+                    _write_view(file, memoryview(content))
+                    checksum.update(content)
+            if checksum.hexdigest() != digests[item.name].xxh3:
+                raise InputError(
+                    f"saving to {file!r}: tensor {item.name!r} changed while it was saved. Save it from a copy, or to a "
+                    f"path: there it is copied as it is read."
+                )
     return Written(len(header) + layout.data_bytes, digest)
 
 

@@ -1,8 +1,8 @@
 """Tensors' bytes go to disk: cut into segments of the file, written and digested at the same time.
 
-A segment is an aligned stretch of the file and the pieces of memory that fill it. Big files are written through a small
-ring of aligned buffers past the page cache, where the file system takes that (`DirectSink`), else from the tensors' own
-memory (`PlainSink`). Either way two threads compute the digests of the very bytes that are written.
+A segment is an aligned stretch of the file and the pieces of memory that fill it. Segments are copied into a small ring of
+aligned buffers; big ones go past the page cache where the file system takes that (`DirectSink`), others through it
+(`PlainSink`). Two threads compute the digests of the very bytes that are written.
 """
 
 from __future__ import annotations
@@ -66,31 +66,16 @@ def segments(items: Iterable[Item], data_start: int) -> Iterator[Segment]:
         yield Segment(offset, filled, pieces)
 
 
-class PlainSink:
-    """Writes segments from the tensors' own memory through the page cache, and starts their writing back at once."""
+class Ring:
+    """A few aligned buffers into which segments are copied one after another.
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._started = 0
+    What is written and digested is the copy, so a file never contradicts itself, whatever becomes of its tensors
+    meanwhile.
+    """
 
-    def stage(self, segment: Segment) -> Segment:
-        return segment
-
-    def write(self, segment: Segment) -> None:
-        write_all(self._descriptor, [piece.view() for _, piece in segment.pieces], segment.offset)
-        capabilities.start_writeback(self._descriptor, segment.offset, segment.n_bytes)
-
-    def close(self) -> None:
-        pass
-
-
-class DirectSink:
-    """Copies segments into a ring of aligned buffers and writes these past the page cache."""
-
-    def __init__(self, descriptor: int, plain: int, n_segments: int) -> None:
-        self._descriptor, self._plain = descriptor, plain
-        self._ring = allocate(n_segments * SEGMENT_BYTES)
-        self._address = address_of(self._ring)
+    def __init__(self, n_segments: int) -> None:
+        self._memory = allocate(n_segments * SEGMENT_BYTES)
+        self._address = address_of(self._memory)
         self._n_segments = n_segments
         self._next = 0
 
@@ -101,25 +86,51 @@ class DirectSink:
         staged, position = [], start
         for name, piece in segment.pieces:
             copy(position, piece)
-            staged.append((name, Piece(position, piece.n_bytes, self._ring)))
+            staged.append((name, Piece(position, piece.n_bytes, self._memory)))
             position += piece.n_bytes
         return Segment(segment.offset, segment.n_bytes, staged)
+
+
+class PlainSink:
+    """Writes segments through the page cache, and starts their writing back at once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, segment: Segment) -> None:
+        write_all(self._descriptor, [_whole(segment, segment.n_bytes)], segment.offset)
+        capabilities.start_writeback(self._descriptor, segment.offset, segment.n_bytes)
+
+    def close(self) -> None:
+        pass
+
+
+class DirectSink:
+    """Writes segments past the page cache, whole pages of them."""
+
+    def __init__(self, descriptor: int, plain: int) -> None:
+        self._descriptor, self._plain = descriptor, plain
 
     def write(self, segment: Segment) -> None:
         """Write whole pages; the last segment of a file is padded, and the file is cut to its size afterwards."""
         room = -(-segment.n_bytes // _PAGE) * _PAGE
-        buffer = Piece(segment.pieces[0][1].address, room, self._ring).view()
         try:
-            if os.pwrite(self._descriptor, buffer, segment.offset) == room:
+            if os.pwrite(self._descriptor, _whole(segment, room), segment.offset) == room:
                 return
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
         # Where room ends within a page, only the plain way can say so in the system's own words.
-        write_all(self._plain, [piece.view() for _, piece in segment.pieces], segment.offset)
+        write_all(self._plain, [_whole(segment, segment.n_bytes)], segment.offset)
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _whole(segment: Segment, n_bytes: int) -> memoryview:
+    """Return the bytes from the beginning of a staged segment on, whose pieces lie one behind another."""
+    first = segment.pieces[0][1]
+    return Piece(first.address, n_bytes, first.owner).view()
 
 
 def open_direct(path: os.PathLike[str], plain: int, n_bytes: int) -> DirectSink | None:
@@ -135,7 +146,7 @@ def open_direct(path: os.PathLike[str], plain: int, n_bytes: int) -> DirectSink 
     except OSError:
         os.close(descriptor)
         return None
-    return DirectSink(descriptor, plain, RING_SEGMENTS)
+    return DirectSink(descriptor, plain)
 
 
 def write_items(items: list[Item], descriptor: int, path: os.PathLike[str], data_start: int) -> dict[str, Digests]:
@@ -178,12 +189,13 @@ def _write_streaming(items: list[Item], sink: PlainSink | DirectSink, data_start
     identities = DigestStream(lambda: blake3(max_threads=max(1, capabilities.n_processors() // 2)))
     checksums = DigestStream(xxhash.xxh3_128)
     n_writers = _WRITERS if capabilities.VECTOR_WRITES else 1
+    ring = Ring(RING_SEGMENTS)
     under_way: collections.deque[list[Outcome]] = collections.deque()
     with Crew(1) as identifiers, Crew(1) as checkers, Crew(n_writers) as writers:
         for segment in segments(items, data_start):
             if len(under_way) == RING_SEGMENTS:
                 finish(under_way.popleft())
-            staged = sink.stage(segment)
+            staged = ring.stage(segment)
             under_way.append(
                 [
                     identifiers.submit(partial(identities.update, staged)),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 MAX_OVERLAPS = 1000
@@ -185,18 +186,31 @@ def _remainder(extent: Extent) -> int:
 
 
 def _overlap(one: Extent, other: Extent) -> bool:
-    """Tell whether two tensors may share a byte: their extents do, and their steps do not keep them apart.
-
-    All runs of a tensor begin a multiple of the common divisor of its strides apart. Where that of both tensors leaves
-    room for both runs side by side, as for the columns of a matrix, they share none.
-    """
+    """Tell whether two tensors share a byte; where that would take long to find out, say that they do."""
     if one.start >= other.stop or other.start >= one.stop:
         return False
-    divisor = math.gcd(one.divisor, other.divisor)
-    if divisor == 0:
+    try:
+        return np.shares_memory(np.asarray(_Memory(one)), np.asarray(_Memory(other)), max_work=_MAX_WORK)
+    except np.exceptions.TooHardError:
         return True
-    apart = (other.start - one.start) % divisor
-    return not one.size <= apart <= divisor - other.size
+
+
+_MAX_WORK = 10_000
+"""Steps that NumPy's exact search may take, a few nanoseconds each."""
+
+
+class _Memory:
+    """Describes a tensor's memory to NumPy, which does not look into it; it may be that of another device."""
+
+    def __init__(self, extent: Extent) -> None:
+        n_bytes = extent.tensor.element_size()
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(extent.tensor.shape),
+            "typestr": f"|V{n_bytes}",
+            "data": (extent.start, True),
+            "strides": tuple(step * n_bytes for step in extent.tensor.stride()),
+        }
 
 
 def _same(first: Extent) -> Sharing:

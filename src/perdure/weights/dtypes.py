@@ -36,7 +36,19 @@ def can_cast(one: str, other: str) -> bool:
     """Tell whether a tensor of the first kind may become one of the second: both dense, neither quantized."""
     if " " in one + other or one.startswith("q") or other.startswith("q"):
         return False
-    return torch.can_cast(by_name(one, "the file"), by_name(other, "the model"))
+    return _can_convert(by_name(one, "the file"), by_name(other, "the model"))
+
+
+@functools.cache
+def _can_convert(one: torch.dtype, other: torch.dtype) -> bool:
+    """Tell whether PyTorch allows a cast and has it, which for its younger types, such as `int4`, it often has not."""
+    if not torch.can_cast(one, other):
+        return False
+    try:
+        torch.empty(1, dtype=one).to(other)
+    except RuntimeError:
+        return False
+    return True
 
 
 def by_name(name: str, where: str) -> torch.dtype:

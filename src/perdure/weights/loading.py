@@ -26,7 +26,6 @@ from perdure.weights.placing import (
     check_kept,
     check_placed,
     move_rest,
-    refuse_differing_overlaps,
     refuse_differing_ties,
     refuse_left_on_meta,
 )
@@ -142,7 +141,6 @@ def _load(
     volatile = _check_meta(slots, incoming, found, counters)
     tensors = incoming.read(found.fitting)
     refuse_differing_ties(slots, tensors, incoming.where)
-    refuse_differing_overlaps(slots, tensors, incoming.where)
     extras = {key: incoming.extra(key) for key in slots.extras.keys() & incoming.extra_keys()}
     own = loads_itself(slots.modules, slots.by_name)
     missing, unexpected = _run_own(slots, incoming, strict)
@@ -172,7 +170,7 @@ def _match(slots: ModelSlots, kinds: Kinds, incoming: Incoming, counters: list[s
     implied = {
         twin for name in slots.same for twin in slots.twins(name) if not file.keys().isdisjoint(slots.twins(name))
     }
-    implied |= {name for name, view in slots.views.items() if view.of in file}
+    implied |= {name for name, view in slots.views.items() if not file.keys().isdisjoint(slots.twins(view.of))}
     for key in extras:
         file.pop(key, None)
     found = match(

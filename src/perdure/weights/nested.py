@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Container
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from perdure.errors import CorruptError, InputError, UnsupportedValueError
+from perdure.errors import CorruptError, UnsupportedValueError
 from perdure.records.values import TAG, EncodeHook
 from perdure.weights.dtypes import by_name, short_name
 from perdure.weights.storing import refuse
@@ -58,17 +58,13 @@ class TensorCollector:
             return {TAG: "dtype", "of": short_name(value)}
         if isinstance(value, torch.device):
             return {TAG: "device", "of": str(value)}
-        if "numpy" in sys.modules:
-            return self._collect_numpy(value, place, root)
+        if isinstance(value, np.generic):
+            return _scalar(value, place)
+        if type(value) in (np.ndarray, np.memmap):
+            return self._collect_array(value, place, root)
         return None
 
-    def _collect_numpy(self, value: Any, place: str, root: str) -> dict[str, Any] | None:
-        import numpy as np
-
-        if isinstance(value, np.generic):
-            return _numpy_scalar(value, place)
-        if type(value) not in (np.ndarray, np.memmap):
-            return None
+    def _collect_array(self, value: np.ndarray, place: str, root: str) -> dict[str, Any]:
         dtype = value.dtype
         if dtype.hasobject or dtype.names or np.dtype(dtype.str) != dtype:
             raise UnsupportedValueError(
@@ -97,7 +93,7 @@ def tensor_name(place: str, root: str) -> str:
     return ".".join(part for part in (root, inner) if part)
 
 
-def _has_torch_type(dtype: Any) -> bool:
+def _has_torch_type(dtype: np.dtype) -> bool:
     return dtype.isnative and dtype.name in _NUMPY_TYPES
 
 
@@ -107,14 +103,12 @@ _NUMPY_TYPES = frozenset(
 )
 
 
-def _as_tensor(array: Any) -> torch.Tensor:
-    import numpy as np
-
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
     usable = array.flags.writeable and all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
     return torch.from_numpy(np.asarray(array) if usable else np.array(array, order="C"))
 
 
-def _numpy_scalar(value: Any, place: str) -> dict[str, Any]:
+def _scalar(value: np.generic, place: str) -> dict[str, Any]:
     if value.dtype.kind in "OV" or type(value).__name__.endswith("longdouble"):
         raise UnsupportedValueError(f"saving {place}: a scalar of type {value.dtype} is not plain data.")
     return {TAG: "scalar", "dtype": value.dtype.str, "of": value.tobytes().hex()}
@@ -166,9 +160,9 @@ class TensorRestorer:
         raise CorruptError(f"reading {self._where}: its values have the unknown tag {tag[:40]!r}.")
 
     def _scalar(self, tagged: dict[str, Any]) -> Any:
-        numpy, dtype = _numpy(self._where), _plain_dtype(tagged["dtype"], self._where)
+        dtype = _plain_dtype(tagged["dtype"], self._where)
         content = bytes.fromhex(tagged["of"])
-        return numpy.frombuffer(content, dtype)[0] if dtype.itemsize else numpy.zeros(1, dtype)[0]
+        return np.frombuffer(content, dtype)[0] if dtype.itemsize else np.zeros(1, dtype)[0]
 
     def _tensor(self, tagged: dict[str, Any]) -> torch.Tensor:
         tensor = self._tensors(tagged["name"])
@@ -178,25 +172,16 @@ class TensorRestorer:
         return tensor.requires_grad_() if gradient else tensor
 
     def _array(self, tagged: dict[str, Any]) -> Any:
-        _numpy(self._where)
         array = self._tensors(tagged["name"]).numpy()
         if "dtype" not in tagged:
             return array
         return array.view(_plain_dtype(tagged["dtype"], self._where)).reshape(tagged["shape"])
 
 
-def _numpy(where: str) -> Any:
-    try:
-        import numpy
-    except ImportError:
-        raise InputError(f"reading {where}: it holds NumPy arrays, and NumPy is not installed. Install it.") from None
-    return numpy
-
-
-def _plain_dtype(text: Any, where: str) -> Any:
+def _plain_dtype(text: Any, where: str) -> np.dtype:
     if not _PLAIN_DTYPE.fullmatch(str(text)):
         raise CorruptError(f"reading {where}: {str(text)[:40]!r} is no type of an array of plain data.")
-    dtype = _numpy(where).dtype(str(text))
+    dtype = np.dtype(str(text))
     if dtype.hasobject or dtype.names:
         raise CorruptError(f"reading {where}: an array of type {str(text)[:40]!r} is not plain data.")
     return dtype

@@ -11,7 +11,7 @@ from torch._C import _swap_tensor_impl as swap_contents
 from perdure.errors import MismatchError, PerdureError
 from perdure.weights.aliases import is_dense, overlaps_itself
 from perdure.weights.slots import ModelSlots, modules_of, slots_of
-from perdure.weights.storing import composition
+from perdure.weights.storing import as_integers, composition
 
 View = tuple[tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]
 """Shape, strides and offset of a loaded tensor, and the strides of the place that it goes to."""
@@ -55,7 +55,7 @@ class Placer:
             if id(current) not in done:
                 done.add(id(current))
                 if name in sharing and overlaps_itself(tensor) and not overlaps_itself(current):
-                    tensor = tensor.contiguous()  # an expanded parameter could not be trained
+                    tensor = _contiguous(tensor)  # an expanded parameter could not be trained
                 content = self._fill_one(name, current, tensor, shared)
                 if content is not None:
                     placed[name] = content
@@ -69,7 +69,7 @@ class Placer:
         stays = self._device is None or self._device == current.device
         tied = bool(shared) and _storage_address(tensor) in shared
         if stays and (name in self._in_place or (current.device.type != "cpu" and not tied)):
-            current.data.copy_(tensor)
+            _copy(current.data, tensor)
             return None
         content = self._convert(current, tensor, shared)
         laid_out = self._lay_out(current, tensor, content, shared)
@@ -145,7 +145,20 @@ def _has_own_layout(current: torch.Tensor) -> bool:
 
 def _laid_out_like(current: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     empty = torch.empty_strided(current.shape, current.stride(), dtype=tensor.dtype, device=tensor.device)
-    return empty.copy_(tensor)
+    return _copy(empty, tensor)
+
+
+def _copy(place: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    if place.dtype == tensor.dtype and not place.is_quantized:
+        as_integers(place).copy_(as_integers(tensor))
+        return place
+    return place.copy_(tensor)
+
+
+def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor laid out contiguously at the beginning of its storage."""
+    whole = as_integers(tensor).contiguous()
+    return (whole.clone() if whole.storage_offset() else whole).view(tensor.dtype)
 
 
 def _materialise(current: torch.Tensor, tensor: torch.Tensor) -> None:
@@ -163,33 +176,41 @@ def refuse_differing_ties(slots: ModelSlots, tensors: dict[str, torch.Tensor], w
     Raises:
         MismatchError: see there.
     """
-    for name, first in slots.same.items():
-        if name in tensors and first in tensors and not _same_bits(tensors[name], tensors[first]):
-            raise _differing(name, first, where)
+    if not (slots.same or slots.views or slots.overlapping):
+        return
+    given: dict[str, str] = {}
+    for name in (name for name in slots.by_name if name in tensors):
+        other = given.setdefault(slots.first(name), name)
+        if not _same_bits(tensors[name], tensors[other]):
+            raise _differing(name, other, where)
     for name, view in slots.views.items():
-        if name in tensors and view.of in tensors:
-            part = tensors[view.of].as_strided(view.shape, view.stride, view.offset)
-            if not _same_bits(tensors[name], part):
-                raise _differing(name, view.of, where)
+        if name in given and view.of in given:
+            owner = tensors[given[view.of]]
+            part = _contiguous(owner).as_strided(view.shape, view.stride, view.offset)
+            if not _same_bits(tensors[given[name]], part):
+                raise _differing(given[name], given[view.of], where)
+    loose = {name for name in given if name in slots.overlapping}
+    loose |= {name for name, view in slots.views.items() if name in given and view.of not in given}
+    _refuse_differing_overlaps(slots, tensors, {_storage_address(slots.by_name[name]) for name in loose}, where)
 
 
-def refuse_differing_overlaps(slots: ModelSlots, tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Raise where places of the model overlap in part, and the file has different values for what they share.
-
-    The places are filled in a copy of their memory first, which shows whether one undoes another.
-
-    Raises:
-        MismatchError: see there.
-    """
+def _refuse_differing_overlaps(
+    slots: ModelSlots, tensors: dict[str, torch.Tensor], storages: set[int], where: str
+) -> None:
+    """Raise where one place that is filled undoes another; they are filled in a copy of their storages first."""
     copies: dict[int, torch.Tensor] = {}
     filled: dict[str, torch.Tensor] = {}
-    for name in sorted(slots.overlapping & tensors.keys()):
-        place, storage = slots.by_name[name], slots.by_name[name].untyped_storage()
-        if storage.data_ptr() not in copies:
-            copies[storage.data_ptr()] = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).clone()
-        copy = copies[storage.data_ptr()]
+    for name in sorted(slots.in_place & tensors.keys()):
+        place, address = slots.by_name[name], _storage_address(slots.by_name[name])
+        if address not in storages:
+            continue
+        if address not in copies:
+            storage = place.untyped_storage()
+            copies[address] = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).clone()
+        copy = copies[address]
         whole = copy[: len(copy) // place.element_size() * place.element_size()].view(place.dtype)
-        filled[name] = whole.as_strided(place.shape, place.stride(), place.storage_offset()).copy_(tensors[name])
+        part = whole.as_strided(place.shape, place.stride(), place.storage_offset())
+        filled[name] = _copy(part, tensors[name])
     for name, place in filled.items():
         if not _same_bits(place, tensors[name].to(place)):
             raise MismatchError(
@@ -217,7 +238,7 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    whole = tensor.contiguous()  # which leaves axes of one element with any stride
+    whole = _contiguous(tensor)  # which leaves axes of one element with any stride
     return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8)
 
 

@@ -36,11 +36,15 @@ class ModelSlots(NamedTuple):
     extras: dict[str, nn.Module]
     modules: list[tuple[str, nn.Module]]
 
+    def first(self, name: str) -> str:
+        """Return the first of the names that mean the same content as this one."""
+        return self.same.get(name, name)
+
     def twins(self, name: str) -> list[str]:
         """Return the names that mean the same content as this one, itself included."""
         if not self.same:
             return [name]
-        first = self.same.get(name, name)
+        first = self.first(name)
         return [first, *(other for other, of in self.same.items() if of == first)]
 
 
@@ -71,6 +75,8 @@ def find_slots(model: nn.Module) -> ModelSlots:
                 same[name] = sharing.of
             else:
                 views[name] = sharing
+    same = {name: same.get(first, first) for name, first in same.items()}
+    in_place |= {name for name, first in same.items() if first in in_place}
     parameters = frozenset(prefix + key for prefix, module in modules for key, _ in module._parameters.items())
     return ModelSlots(
         by_name, parameters, same, views, frozenset(in_place), frozenset(overlapping), volatile, extras, modules

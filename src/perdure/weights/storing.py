@@ -224,13 +224,12 @@ def copied_pieces(tensor: torch.Tensor) -> Iterator[Piece]:
     """Give a tensor's bytes in logical order, as copies of bounded size."""
     if tensor.numel() > 0:
         for block in blocks(tensor.detach()):
-            copied = _plain(block).contiguous().cpu()
+            copied = as_integers(block.resolve_conj().resolve_neg()).contiguous().cpu()
             yield Piece(copied.data_ptr(), copied.numel() * copied.element_size(), copied)
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Resolve what is only marked, and view types that PyTorch cannot copy as integers of their size."""
-    tensor = tensor.resolve_conj().resolve_neg()
+def as_integers(tensor: torch.Tensor) -> torch.Tensor:
+    """View elements as integers of their size, since there are types that PyTorch cannot copy: `int4`."""
     same_size = _SAME_SIZE.get(tensor.element_size())
     return tensor if same_size is None else tensor.view(same_size)
 
