@@ -1,17 +1,19 @@
 # Everything runs in .venv, which the first target to need it makes. PYTHON says from which interpreter.
 PYTHON ?= python3
 KILLS ?= 200
+ROUNDS ?= 10
 
 BIN := .venv/bin
 READY := .venv/.ready
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 SOURCES := src tests examples $(wildcard bench)
 
-.PHONY: help venv test test-all check format demo bench kill-loop clean
+.PHONY: help venv test test-all search check format demo bench kill-loop clean
 
 help:
 	@echo "make demo       train, save, look, load in a new process"
 	@echo "make test       the tests (test-all: the slow ones too)"
+	@echo "make search     the property tests on new random examples, ROUNDS=$(ROUNDS) times"
 	@echo "make check      lint, format, types, imports"
 	@echo "make format     put the format right"
 	@echo "make bench      the timings against torch and safetensors"
@@ -31,6 +33,11 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -n auto
+
+search: $(READY)
+	for round in $$(seq $(ROUNDS)); do \
+	    HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q -n auto -m hypothesis || exit 1; \
+	done
 
 check: $(READY)
 	$(BIN)/ruff check $(SOURCES)

@@ -190,7 +190,12 @@ def _overlap(one: Extent, other: Extent) -> bool:
     if one.start >= other.stop or other.start >= one.stop:
         return False
     try:
-        return np.shares_memory(np.asarray(_Memory(one)), np.asarray(_Memory(other)), max_work=_MAX_WORK)
+        # NumPy's stubs know only the two named amounts of work, its documentation any number.
+        return np.shares_memory(
+            np.asarray(_Memory(one)),
+            np.asarray(_Memory(other)),
+            max_work=_MAX_WORK,  # type: ignore[arg-type]
+        )
     except np.exceptions.TooHardError:
         return True
 
