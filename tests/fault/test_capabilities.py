@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 import perdure
 from perdure.disk import capabilities
+from perdure.errors import InputError
 
 FLAGS = sorted(name for name, value in vars(capabilities).items() if name.isupper() and type(value) is bool)
 SWITCHES = [(flag,) for flag in FLAGS] + [tuple(FLAGS)]
@@ -178,3 +180,20 @@ def test_the_mount_table_is_understood() -> None:
         assert capabilities.on_network(descriptor) is False
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("act", ["save", "open", "load", "load checkpoint"])
+def test_a_big_endian_machine_is_refused_and_not_served_swapped_bytes(
+    act: str, model: Net, reference: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = io.BytesIO()
+    perdure.save_checkpoint({"a": torch.ones(2)}, checkpoint)
+    acts = {
+        "save": lambda: perdure.save_weights(model, io.BytesIO()),
+        "open": lambda: perdure.open(reference),
+        "load": lambda: perdure.load_weights(model, reference),
+        "load checkpoint": lambda: perdure.load_checkpoint(checkpoint.getvalue()),
+    }
+    monkeypatch.setattr(sys, "byteorder", "big")
+    with pytest.raises(InputError, match="big-endian"):
+        acts[act]()

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 import torch
 
-from perdure.errors import CorruptError, ProtocolError
+from perdure.errors import CorruptError, InputError, ProtocolError
 from perdure.records.dtypes import SHORT_NAMES, STORED_NAMES
+
+
+def require_little_endian(doing: str) -> None:
+    """Refuse a machine whose memory does not hold numbers as the files do; `doing` is `saving` or `reading <file>`.
+
+    Raises:
+        InputError: this machine is big-endian.
+    """
+    if sys.byteorder != "little":
+        raise InputError(
+            f"{doing}: this machine is big-endian, and tensors are moved between file and memory as they are. Use a "
+            f"little-endian machine; `perdure info` and `perdure check` work here."
+        )
 
 
 @functools.cache

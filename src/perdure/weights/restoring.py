@@ -14,7 +14,14 @@ from perdure.disk.stored import Stored, StoredFile
 from perdure.errors import CorruptError, MissingTensorError
 from perdure.records.manifest import Alias, Composed
 from perdure.records.reports import TensorSpec
-from perdure.weights.dtypes import by_name, from_stored, short_name, torch_shape, with_layout
+from perdure.weights.dtypes import (
+    by_name,
+    from_stored,
+    require_little_endian,
+    short_name,
+    torch_shape,
+    with_layout,
+)
 
 _make_per_tensor = getattr(torch, "_make_per_tensor_quantized_tensor")  # noqa: B009 - public functions only quantize floats
 _make_per_channel = getattr(torch, "_make_per_channel_quantized_tensor")  # noqa: B009
@@ -37,6 +44,7 @@ class Restorer:
     """Turns the bytes of a saved model into tensors: stored ones as they are, others derived from them."""
 
     def __init__(self, stored: Stored) -> None:
+        require_little_endian(f"reading {stored.where}")
         self.stored = stored
         self._manifest = stored.manifest
         self._aliases = stored.manifest.aliases if stored.manifest else {}

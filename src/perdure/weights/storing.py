@@ -18,7 +18,7 @@ from perdure.disk.writing import SEGMENT_BYTES, Item
 from perdure.errors import InputError, UnsupportedTensorError
 from perdure.records.manifest import Alias, Composed
 from perdure.weights.aliases import relate
-from perdure.weights.dtypes import short_name, stored_name, stored_shape
+from perdure.weights.dtypes import require_little_endian, short_name, stored_name, stored_shape
 
 
 class Role(msgspec.Struct, frozen=True, gc=False):
@@ -48,8 +48,9 @@ def hold(tensors: dict[str, torch.Tensor], roles: dict[str, Role]) -> Holdings:
 
     Raises:
         UnsupportedTensorError: a tensor that cannot be stored; the message names it and the reason.
-        InputError: a name that a file cannot hold.
+        InputError: a name that a file cannot hold, or a big-endian machine.
     """
+    require_little_endian("saving")
     for name, tensor in tensors.items():
         _check_name(name)
         refuse(name, tensor)
