@@ -37,7 +37,7 @@ def encode(value: Any, place: str, hook: EncodeHook | None = None) -> Any:
     Args:
         value: any nesting of plain values. Enums become their plain values, default dicts become dicts.
         place: how messages name the value, e.g. `notes` or `state`.
-        hook: asked first about whatever is not of a plain type; returns its tagged object, or None.
+        hook: asked first about whatever is not of one of JSON's types or a tuple; returns its tagged object, or None.
 
     Raises:
         UnsupportedValueError: an object outside the vocabulary; the message gives its place and type.
@@ -101,16 +101,21 @@ def _encode(value: Any, place: str, hook: EncodeHook | None, depth: int) -> Any:
         return value if math.isfinite(value) else {TAG: "float", "of": repr(value)}
     if kind is int:
         return value if -_SAFE_INT <= value <= _SAFE_INT else {TAG: "int", "of": hex(value)}
-    if kind in (dict, defaultdict):
+    if kind is dict:
+        return _encode_dict(value, place, hook, depth)
+    if kind is list:
+        return [_encode(item, f"{place}[{i}]", hook, depth + 1) for i, item in enumerate(value)]
+    if kind is tuple:
+        return {TAG: "tuple", "of": [_encode(item, f"{place}[{i}]", hook, depth + 1) for i, item in enumerate(value)]}
+    tagged = hook(value, place) if hook is not None else None
+    if tagged is not None:
+        return tagged
+    if kind is defaultdict:
         return _encode_dict(value, place, hook, depth)
     if kind is OrderedDict:
         return _encode_ordered(value, place, hook, depth)
     if kind is Counter:
         return {TAG: "counter", "of": _encode_pairs(value, place, hook, depth)}
-    if kind is list:
-        return [_encode(item, f"{place}[{i}]", hook, depth + 1) for i, item in enumerate(value)]
-    if kind is tuple:
-        return {TAG: "tuple", "of": [_encode(item, f"{place}[{i}]", hook, depth + 1) for i, item in enumerate(value)]}
     if kind in (set, frozenset):
         _check_keys(value, place)
         items = [_encode(item, f"{place}{{…}}", hook, depth + 1) for item in value]
@@ -118,8 +123,6 @@ def _encode(value: Any, place: str, hook: EncodeHook | None, depth: int) -> Any:
     if isinstance(value, enum.Enum):
         return _encode(value.value, f"{place}.value", hook, depth + 1)
     tagged = _encode_scalar(value, place)
-    if tagged is None and hook is not None:
-        tagged = hook(value, place)
     if tagged is None:
         raise UnsupportedValueError(
             f"saving {place[:300]}: an object of type {kind.__module__}.{kind.__qualname__} is not plain data. Save what "
@@ -160,11 +163,19 @@ def _encode_pairs(value: dict[Any, Any], place: str, hook: EncodeHook | None, de
     _check_keys(value, place)
     return [
         [
-            _encode(key, f"{place}, key {_shown(key)}", None, depth + 1),
+            _encode_key(key, f"{place}, key {_shown(key)}", hook, depth + 1),
             _encode(item, f"{place}[{_shown(key)}]", hook, depth + 1),
         ]
         for key, item in value.items()
     ]
+
+
+def _encode_key(key: Any, place: str, hook: EncodeHook | None, depth: int) -> Any:
+    """Write a key, which may be what the hook writes, such as a number of NumPy's; tensors are no keys."""
+    encoded = _encode(key, place, hook, depth)
+    if type(encoded) is dict and "name" in encoded and TAG in encoded:
+        raise UnsupportedValueError(f"saving {place[:300]}: a {type(key).__name__} cannot be a key of a saved dict.")
+    return encoded
 
 
 def _shown(key: Any) -> str:
@@ -227,7 +238,12 @@ def _encode_scalar(value: Any, place: str) -> dict[str, Any] | None:
 
 
 def _check_offset(value: Any, place: str) -> None:
-    """Refuse an offset from UTC of less than a second, which Python itself would read as none."""
+    """Refuse an offset from UTC that would be lost: of less than a second, or of a zone without a date."""
+    if type(value) is datetime.time and value.tzinfo is not None and value.utcoffset() is None:
+        raise UnsupportedValueError(
+            f"saving {place[:300]}: the time {value!r} is of a zone whose offset depends on the date. Save a datetime, or "
+            f"the zone's name beside the time."
+        )
     offset = None if type(value) is datetime.date else value.utcoffset()
     if offset and abs(offset) < datetime.timedelta(seconds=1):
         raise UnsupportedValueError(
@@ -264,7 +280,7 @@ def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
     if tag in _COLLECTIONS:
         return _COLLECTIONS[tag](_decode(item, hook) for item in content)
     if tag in ("dict", "counter"):
-        pairs = {_decode(key, None): _decode(item, hook) for key, item in content}
+        pairs = {_decode(key, hook): _decode(item, hook) for key, item in content}
         return pairs if tag == "dict" else Counter(pairs)
     if tag == "ordered":
         return _decode_ordered(encoded, hook)
@@ -279,7 +295,7 @@ def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
 
 
 def _decode_ordered(encoded: dict[str, Any], hook: DecodeHook | None) -> OrderedDict[Any, Any]:
-    ordered = OrderedDict((_decode(key, None), _decode(item, hook)) for key, item in encoded["of"])
+    ordered = OrderedDict((_decode(key, hook), _decode(item, hook)) for key, item in encoded["of"])
     if "versions" in encoded:
         vars(ordered)["_metadata"] = OrderedDict(_decode(encoded["versions"], None))
     return ordered

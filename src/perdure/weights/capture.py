@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -57,7 +57,8 @@ def capture(source: nn.Module | Mapping[str, torch.Tensor]) -> Captured:
 
 
 def _capture_mapping(source: Mapping[str, Any]) -> Captured:
-    captured = Captured({}, versions=_versions(getattr(source, "_metadata", None) or {}))
+    versions = getattr(source, "_metadata", None)
+    captured = Captured({}, versions=_versions(versions if isinstance(versions, Mapping) else {}))
     extra: dict[str, Any] = {}
     for key, value in source.items():
         if type(value) is not torch.Tensor and isinstance(value, nn.Parameter):
@@ -77,16 +78,22 @@ def _is_extra(key: object) -> bool:
 
 
 def _capture_module(model: nn.Module) -> Captured:
-    state = model.state_dict(keep_vars=True)
-    captured = _capture_mapping(state)
-    for name in captured.tensors.keys() - captured.roles.keys():
-        captured.roles[name] = Role("buffer", bool(getattr(captured.tensors[name], "requires_grad", False)))
+    captured = _capture_mapping(model.state_dict())
+    captured.roles = _roles(model, captured.tensors)
     modules = dict(model.named_modules())
     in_training = tuple(name for name, module in modules.items() if module.training)
     captured.training = bool(in_training) if len(in_training) in (0, len(modules)) else in_training
     captured.volatile = _volatile_buffers(modules)
     captured.python_modules = frozenset(type(module).__module__ for module in modules.values())
     return captured
+
+
+def _roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
+    """Return what the tensors of a state dict are in the model; of those that a hook made up nothing is known."""
+    found = {name: Role("buffer", buffer.requires_grad) for name, buffer in model.named_buffers(remove_duplicate=False)}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found[name] = _PARAMETER if parameter.requires_grad else _FROZEN
+    return {name: found[name] for name in names if name in found}
 
 
 def _volatile_buffers(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
@@ -116,7 +123,7 @@ def _versions(metadata: Mapping[str, Mapping[str, Any]]) -> tuple[ModuleVersions
 
 def _with_extra(captured: Captured, extra: dict[str, Any]) -> Captured:
     if extra:
-        collector = TensorCollector(captured.tensors)
+        collector = TensorCollector(captured.tensors, every_place=False)
         for key, value in extra.items():
             captured.extra_state[key] = values.encode(value, f"extra state {key!r}", collector.hook(key))
         captured.tensors = {**captured.tensors, **collector.tensors}

@@ -1,4 +1,4 @@
-"""What comes in from a file: its tensors under the names that the model's own hooks give them, read when they are due."""
+"""What comes in from a file: its tensors under the names of the model, read when they are due, and what goes with them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from perdure.disk.blobs import unpack
 from perdure.disk.sources import BytesSource
 from perdure.disk.stored import Stored
+from perdure.errors import CorruptError
 from perdure.records import values
 from perdure.weights.capture import EXTRA_STATE
-from perdure.weights.dtypes import kind_of
-from perdure.weights.hooks import Modules, State, has_hooks, own_prefixes, run_hooks
 from perdure.weights.matching import Kinds
 from perdure.weights.nested import TensorRestorer, names_in
 from perdure.weights.opening import Weights, prefix_start
+from perdure.weights.placing import on_its_own
 from perdure.weights.restoring import Restorer
 
 
@@ -27,26 +27,19 @@ class Incoming:
     Attributes:
         where: names the file in messages.
         manifest: what perdure wrote about it; None for a file of another writer.
-        kinds: type and shape of each tensor, by the name under which it goes into the model.
-        renamed: names of the file that the model's hooks changed.
-        state: the state dict for the model's own loaders; None where there are none and no hooks.
-        extras: the extra states, encoded, by their key.
+        kinds: type and shape of each tensor, by its name under the prefix.
+        extras: the extra states that are no tensors, encoded, by their key.
     """
 
-    def __init__(self, stored: Stored, prefix: str | None, modules: Modules, verify: str | bool) -> None:
+    def __init__(self, stored: Stored, prefix: str | None, verify: str | bool) -> None:
         self.where, self.manifest, self._stored, self._verify = stored.where, stored.manifest, stored, verify
         self._start = prefix_start(prefix)
-        self._weights = Weights(stored, prefix=prefix)
-        self._restorer = self._weights.restorer
+        weights = Weights(stored, prefix=prefix)
+        self._restorer = weights.restorer
         self.extras = self._find_extras()
         inner = {name for value in self.extras.values() for name in names_in(value)}
-        self._origin = {name: stored for name, stored in self._weights.stored_names.items() if stored not in inner}
-        self._made: dict[str, torch.Tensor] = {}
-        self.renamed: dict[str, str] = {}
-        self.state: State | None = None
+        self._origin = {name: stored for name, stored in weights.stored_names.items() if stored not in inner}
         self.kinds: Kinds = {name: self._restorer.kind_of(stored_name) for name, stored_name in self._origin.items()}
-        if has_hooks(modules):
-            self._pass_through_hooks(modules)
 
     def _find_extras(self) -> dict[str, Any]:
         found = self.manifest.extra_state if self.manifest else {}
@@ -58,53 +51,40 @@ class Incoming:
         found: dict[str, dict[str, Any]] = {}
         for group in self.manifest.versions if self.manifest else ():
             entry = values.decode(group.metadata, self.where)
+            if type(entry) is not dict or not isinstance(entry.get("version"), int | None):
+                raise CorruptError(f"reading {self.where}: {str(entry)[:80]!r} is no version of a module.")
             for module in group.modules:
                 if f"{module}.".startswith(self._start):
                     found[f"{module}."[len(self._start) :].rstrip(".")] = entry
         return found
 
-    def _pass_through_hooks(self, modules: Modules) -> None:
-        """Let the model's hooks see a state dict of lazily read tensors, and note what they made of it."""
-        lazy = OrderedDict((name, self._weights[name]) for name in self._origin)
-        keep = dict(lazy)
-        origin = {id(tensor): (name, tensor._version) for name, tensor in keep.items()}
-        self.state = State(lazy, self.versions())
-        run_hooks(modules, self.state)
-        after = {name: tensor for name, tensor in self.state.tensors.items() if isinstance(tensor, torch.Tensor)}
-        before = {
-            name: origin[id(tensor)][0]
-            for name, tensor in after.items()
-            if id(tensor) in origin and origin[id(tensor)][1] == tensor._version
-        }
-        self._made = {name: tensor for name, tensor in after.items() if name not in before}
-        if self._made and self._verify:
-            self._weights.verify(keep.keys() - set(before.values()), full=self._verify == "full")
-        self.renamed = {old: name for name, old in before.items() if old != name}
-        self._origin = {name: self._origin[old] for name, old in before.items()}
-        self.kinds = {name: kind_of(tensor) for name, tensor in after.items()}
-
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Read tensors into memory of their own, verified; what was tied in the file shares memory."""
-        names = list(names)
-        origins = {name: self._origin[name] for name in names if name not in self._made}
+        origins = {name: self._origin[name] for name in names}
         found = self._restorer.read(dict.fromkeys(origins.values()), self._verify)
-        return {name: self._made[name].clone() if name in self._made else found[origins[name]] for name in names}
+        views = self._restorer.aliases & set(origins.values())
+        alone = views and {name for name in origins if origins[name] in views} - self.sharing(origins)
+        return {
+            name: on_its_own(found[origin]) if alone and name in alone else found[origin]
+            for name, origin in origins.items()
+        }
 
     def sharing(self, names: Iterable[str]) -> set[str]:
         """Return those names whose tensors, as `read` gives them, lie in memory that others of them lie in too."""
-        return self._restorer.sharing({name: self._origin[name] for name in names if name not in self._made})
-
-    def extra(self, key: str) -> Any:
-        """Return an extra state, its tensors read."""
-        if key not in self.extras:
-            return self.read([key])[key]
-        encoded = self.extras[key]
-        tensors = self._restorer.read(names_in(encoded), self._verify)
-        return values.decode(encoded, self.where, TensorRestorer(tensors.__getitem__, self.where).hook)
+        return self._restorer.sharing({name: self._origin[name] for name in names})
 
     def extra_keys(self) -> set[str]:
         """Return the keys of all extra states, also of those that are tensors themselves."""
         return set(self.extras) | {name for name in self.kinds if name.rpartition(".")[2] == EXTRA_STATE}
+
+    def state_dict(self) -> OrderedDict[str, Any]:
+        """Read everything, as the state dict that `torch.load` would give: tensors, extra states, versions."""
+        state: OrderedDict[str, Any] = OrderedDict(self.read(self.kinds))
+        for key, encoded in self.extras.items():
+            tensors = self._restorer.read(names_in(encoded), self._verify)
+            state[key] = values.decode(encoded, self.where, TensorRestorer(tensors.__getitem__, self.where).hook)
+        vars(state)["_metadata"] = OrderedDict(self.versions())
+        return state
 
     def volatile(self) -> dict[str, torch.Tensor]:
         """Return the buffers that are not persistent, by name; empty where the file does not keep them."""
@@ -114,12 +94,3 @@ class Incoming:
         inner = Restorer(Stored(BytesSource(content, f"{self.where} (its buffers that are not persistent)")))
         found = inner.read(inner.names(), "checksum")
         return {name[len(self._start) :]: tensor for name, tensor in found.items() if name.startswith(self._start)}
-
-    def state_for_own_loaders(self, modules: Modules) -> State | None:
-        """Return the state dict with the tensors of modules that load themselves read and verified."""
-        starts = tuple(own_prefixes(modules))
-        if self.state is None or not starts:
-            return None
-        names = [name for name in self.kinds if name.startswith(starts)]
-        self.state.tensors.update(self.read(names))
-        return self.state

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import nn
 
 from perdure.disk.stored import Stored
-from perdure.disk.surroundings import surroundings
-from perdure.errors import DigestError, InputError, MismatchError
-from perdure.records.environment import differences
+from perdure.errors import DigestError, InputError
 from perdure.records.reports import LoadReport
-from perdure.weights.aliases import relate
 from perdure.weights.dtypes import can_cast, kind_of
-from perdure.weights.hooks import loads_itself, missing_counters, run_own_loaders, run_post_hooks
 from perdure.weights.incoming import Incoming
-from perdure.weights.matching import Kinds, Match, match, mismatch_error
+from perdure.weights.load_reports import report_of, shaped
+from perdure.weights.matching import Kinds, Match, match, mismatch_error, shown
 from perdure.weights.opening import Origin, prefix_start
+from perdure.weights.own_loading import Said, load_own_way, loads_its_own_way, put_back_on_failure
 from perdure.weights.placing import (
     Placer,
-    check_kept,
     check_placed,
+    exchange,
     move_rest,
     refuse_differing_ties,
     refuse_left_on_meta,
+    refuse_on_meta,
 )
-from perdure.weights.slots import ModelSlots, find_slots
+from perdure.weights.slots import ModelSlots, Modules, find_slots, missing_counters, modules_of
 
 log = logging.getLogger("perdure")
 _SHOWN_DIFFERENCES = 8
 
 Mode = Literal["eval", "train", "saved"] | None
 Verify = Literal["checksum", "full", False]
+Device = torch.device | None
 
 
 def load_weights(
@@ -55,12 +54,14 @@ def load_weights(
     was tied when it was saved shares memory again. Types and devices of the model are kept, unless `device` says
     otherwise. A model built on `meta` becomes real. Unless the load succeeds, the model is left as it was.
 
+    A model with hooks, loaders or extra states of its own, or with tensors of its own types, loads itself as with
+    `load_state_dict`, by copying, which takes up to three times its size in memory meanwhile.
+
     Args:
         model: the model.
         path: a `.safetensors` file of any writer, a folder of shards, bytes, or a seekable binary file.
         prefix: take only the tensors whose names begin with it and a dot, without that beginning.
         strict: missing, unexpected and mismatched names are an error; with False what fits is loaded, the rest reported.
-            Hooks that follow a load cannot forgive what is missing, since nothing has been loaded by then.
         mode: `"eval"`, `"train"`, `"saved"` (each module as it was when saved), or None to leave the model's.
         device: where the model shall be afterwards.
         verify: `"checksum"` compares XXH3-128, `"full"` BLAKE3 as well, False neither; then a header that does not match
@@ -85,11 +86,15 @@ def load_weights(
         _check_mode(stored, mode)
         _warn_unsealed(stored)
         verify = "full" if digest is not None else verify
-        where_to = torch.device(device) if device is not None else None
-        slots = find_slots(model)
+        where_to = None if device is None else usable_device(device)
+        modules = modules_of(model)
+        slots = find_slots(modules)
+        incoming = Incoming(stored, prefix, verify)
+        load = _load_own_way if loads_its_own_way(model, modules) else _load_fast
         with torch.inference_mode(False):  # parameters made in inference mode could never be trained
-            report = _load(model, slots, Incoming(stored, prefix, slots.modules, verify), strict, where_to, verify)
-        _set_mode(model, slots, stored, prefix, mode)
+            found = load(model, slots, incoming, strict, where_to)
+        _set_mode(model, modules, stored, prefix, mode)
+        report = report_of(find_slots(modules) if load is _load_own_way else slots, incoming, found, verify)
     finally:
         stored.close()
     if report.differences:
@@ -106,6 +111,24 @@ def _check_arguments(model: object, mode: object, verify: object) -> None:
         raise InputError(f"loading: mode must be 'eval', 'train', 'saved' or None, not {mode!r}.")
     if verify is not False and verify not in ("checksum", "full"):
         raise InputError(f"loading: verify must be 'checksum', 'full' or False, not {verify!r}.")
+
+
+def usable_device(device: torch.device | str | int) -> torch.device:
+    """Return a device that tensors can be moved to.
+
+    Raises:
+        InputError: it is none, or none of this machine.
+    """
+    try:
+        found = torch.device(device)
+        if found.type == "meta":
+            raise InputError("loading: on the device 'meta' tensors have no values. Name another device.")
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise InputError(
+            f"loading: {device!r} is no device of this machine ({str(error).splitlines()[0][:200]})."
+        ) from None
+    return torch.empty(0, device=found).device if found.type != "cpu" and found.index is None else found
 
 
 def _check_pinned(stored: Stored, digest: str | None) -> None:
@@ -130,154 +153,122 @@ def _warn_unsealed(stored: Stored) -> None:
         )
 
 
-def _load(
-    model: nn.Module, slots: ModelSlots, incoming: Incoming, strict: bool, device: torch.device | None, verify: Verify
-) -> LoadReport:
+def _load_fast(model: nn.Module, slots: ModelSlots, incoming: Incoming, strict: bool, where_to: Device) -> Match:
+    """Read what fits into memory of its own, and exchange the memory of the model's tensors for it."""
     counters = missing_counters(slots.modules, incoming.kinds, incoming.versions)
     kinds = {name: kind_of(tensor) for name, tensor in slots.by_name.items()}
     found = _match(slots, kinds, incoming, counters)
     if strict and not found.complete:
         raise mismatch_error(found, incoming.kinds, kinds, incoming.where)
-    volatile = _check_meta(slots, incoming, found, counters)
+    filled = {twin for name in found.fitting for twin in slots.twins(name)}.union(counters)
+    left = [name for name, tensor in slots.by_name.items() if tensor.is_meta and name not in filled]
+    refuse_left_on_meta(left, incoming.where)
+    volatile = _volatile_on_meta(slots, incoming)
     tensors = incoming.read(found.fitting)
     refuse_differing_ties(slots, tensors, incoming.where)
-    extras = {key: incoming.extra(key) for key in slots.extras.keys() & incoming.extra_keys()}
-    own = loads_itself(slots.modules, slots.by_name)
-    missing, unexpected = _run_own(slots, incoming, strict)
-    found = dataclasses.replace(found, missing=found.missing + missing, unexpected=found.unexpected + unexpected)
-    zeros = {name: torch.tensor(0, device="cpu") for name in counters if slots.by_name[name].is_meta}
-    tensors.update(zeros)
-    placer = Placer(slots.in_place, device)
+    tensors.update({name: torch.tensor(0, device="cpu") for name in counters if slots.by_name[name].is_meta})
+    sharing = incoming.sharing(found.fitting)
+    placer = Placer(slots.in_place | (slots.held - sharing), where_to)
     with torch.no_grad():
-        placed = placer.fill(slots.by_name, tensors, incoming.sharing(found.fitting))
+        placed = placer.fill(slots.by_name, tensors, sharing)
         placer.fill(slots.volatile, volatile, volatile.keys())
-        if device is not None:
-            move_rest(model, device)
-    for key, value in extras.items():
-        slots.extras[key].set_extra_state(value)
-    kept = {name: tensor for name, tensor in slots.by_name.items() if name not in own} if own else slots.by_name
-    check_placed(kept, placed, incoming.where)
-    if own or extras:
-        check_kept(model, kept, incoming.where)
-    run_post_hooks(slots.modules, list(found.missing), list(found.unexpected))
-    return _report(slots, kinds, incoming, found, verify)
+        if where_to is not None:
+            move_rest(model, where_to)
+    check_placed(slots.by_name, placed, incoming.where)
+    _warn_of_new_ties(slots, incoming, found)
+    return found
+
+
+def _load_own_way(model: nn.Module, slots: ModelSlots, incoming: Incoming, strict: bool, where_to: Device) -> Match:
+    """Let a model load itself from what was read and verified; it is put back as it was where that does not succeed."""
+    state = incoming.state_dict()
+    on_meta = {name for name, tensor in slots.by_name.items() if tensor.is_meta}
+    volatile = _volatile_on_meta(slots, incoming)
+    with put_back_on_failure(slots.modules, where_to):
+        said = load_own_way(model, state)
+        found = _match_said(said, incoming, slots)
+        if said.errors or (strict and not found.complete):
+            kinds = {name: kind_of(tensor) for name, tensor in shaped(slots.by_name).items()}
+            raise mismatch_error(found, incoming.kinds, kinds, incoming.where, said.errors)
+        refuse_left_on_meta(sorted(on_meta & {*found.missing, *found.mismatched}), incoming.where)
+        with torch.no_grad():
+            for name, tensor in volatile.items():
+                exchange(slots.volatile[name], tensor.to(slots.volatile[name].dtype))
+            if where_to is not None:
+                move_rest(model, where_to)
+        refuse_on_meta(model, incoming.where)
+    return found
+
+
+def _match_said(said: Said, incoming: Incoming, slots: ModelSlots) -> Match:
+    """Put what a model said into the form of a match."""
+    lost = {*said.missing, *said.unexpected, *said.mismatched}
+    renamed = said.renamed
+    return Match(
+        fitting=tuple(name for name in incoming.kinds if name not in lost and renamed.get(name, name) in slots.by_name),
+        missing=tuple(dict.fromkeys(said.missing)),
+        unexpected=tuple(dict.fromkeys(said.unexpected)),
+        mismatched={
+            name: shown(incoming.kinds[name], kind_of(slots.by_name[name]))
+            for name in said.mismatched
+            if name in incoming.kinds and name in slots.by_name
+        },
+        renamed=renamed,
+    )
 
 
 def _match(slots: ModelSlots, kinds: Kinds, incoming: Incoming, counters: list[str]) -> Match:
-    """Match the file against the model; extra states count as names, and what loads itself answers for itself."""
-    file, extras = dict(incoming.kinds), incoming.extra_keys()
-    own = loads_itself(slots.modules, [*slots.by_name, *file])
+    """Match the file against the model; what shares the memory of something that the file has need not be in it."""
+    file = {name: kind for name, kind in incoming.kinds.items() if name not in incoming.extra_keys()}
     implied = {
         twin for name in slots.same for twin in slots.twins(name) if not file.keys().isdisjoint(slots.twins(name))
     }
     implied |= {name for name, view in slots.views.items() if not file.keys().isdisjoint(slots.twins(view.of))}
-    for key in extras:
-        file.pop(key, None)
-    found = match(
-        {name: kind for name, kind in file.items() if name not in own} if own else file,
-        {name: kind for name, kind in kinds.items() if name not in own} if own else kinds,
-        implied=implied | set(counters),
-        can_cast=can_cast,
-    )
-    return Match(
-        found.fitting,
-        found.missing + tuple(key for key in slots.extras if key not in extras and key not in own),
-        found.unexpected + tuple(key for key in sorted(extras) if key not in slots.extras and key not in own),
-        found.mismatched,
-    )
+    found = match(file, kinds, implied=implied | set(counters), can_cast=can_cast)
+    return dataclasses.replace(found, unexpected=found.unexpected + tuple(sorted(incoming.extra_keys())))
 
 
-def _check_meta(slots: ModelSlots, incoming: Incoming, found: Match, counters: list[str]) -> dict[str, torch.Tensor]:
-    """See that every tensor on `meta` will get content; returns that of buffers that are not persistent."""
+def _volatile_on_meta(slots: ModelSlots, incoming: Incoming) -> dict[str, torch.Tensor]:
+    """Return the content of those buffers on `meta` that are not persistent; the file must have it."""
     wanted = {name: buffer for name, buffer in slots.volatile.items() if buffer.is_meta}
     kept = incoming.volatile() if wanted else {}
-    filled = {twin for name in found.fitting for twin in slots.twins(name)}
-    left = [name for name, tensor in slots.by_name.items() if name not in filled and tensor.is_meta]
-    own = loads_itself(slots.modules, left)
-    left = [name for name in left if name not in counters and name not in own]
-    left += [name for name, buffer in wanted.items() if name not in kept or kept[name].shape != buffer.shape]
-    refuse_left_on_meta(left, incoming.where)
+    refuse_left_on_meta([name for name in wanted if name not in kept], incoming.where)
     return {name: kept[name] for name in wanted}
-
-
-def _run_own(slots: ModelSlots, incoming: Incoming, strict: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Let modules load themselves; returns the names that they say are missing and unexpected."""
-    state = incoming.state_for_own_loaders(slots.modules)
-    if state is None:
-        return (), ()
-    run_own_loaders(slots.modules, state)
-    if state.errors or (strict and (state.missing or state.unexpected)):
-        said = [*state.errors, *(f"missing: {name}" for name in state.missing)]
-        said += [f"unexpected: {name}" for name in state.unexpected]
-        raise MismatchError(
-            f"loading {incoming.where}: modules that load themselves refused it:\n  " + "\n  ".join(said)
-        )
-    return tuple(state.missing), tuple(state.unexpected)
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:
     """Tell whether a class of modules keeps its mode as nn.Module does; one of TorchScript, say, does not."""
-    return kind.train is nn.Module.train and kind.__setattr__ is nn.Module.__setattr__
+    own_mode = kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
+    return not own_mode and kind.__setattr__ is nn.Module.__setattr__
 
 
-def _set_mode(model: nn.Module, slots: ModelSlots, stored: Stored, prefix: str | None, mode: Mode) -> None:
+def _set_mode(model: nn.Module, modules: Modules, stored: Stored, prefix: str | None, mode: Mode) -> None:
+    plain = all(_is_plain(type(module)) for _, module in modules)
     if mode in ("eval", "train"):
-        plain = all(_is_plain(type(module)) for _, module in slots.modules)
         if not plain:
-            model.train(mode == "train")
+            model.train() if mode == "train" else model.eval()
             return
-        for _, module in slots.modules:  # past the checks of Module.__setattr__, which cost more than all the rest
+        for _, module in modules:  # past the checks of Module.__setattr__, which cost more than all the rest
             vars(module)["training"] = mode == "train"
     elif mode == "saved" and stored.manifest:
         training = stored.manifest.training
         start = prefix_start(prefix)
-        for name, module in model.named_modules():
-            module.training = training if isinstance(training, bool) else (start + name).rstrip(".") in (training or ())
+        for name, module in model.named_modules():  # those that hold others come first
+            module.train(training if isinstance(training, bool) else (start + name).rstrip(".") in (training or ()))
 
 
-def _report(slots: ModelSlots, kinds: Kinds, incoming: Incoming, found: Match, verify: Verify) -> LoadReport:
-    filled = {twin for name in found.fitting for twin in slots.twins(name)}
-    filled |= {name for name, view in slots.views.items() if view.of in filled}
-    n_elements = {
-        name: tensor.numel()
-        for name, tensor in slots.by_name.items()
-        if name in slots.parameters and name not in slots.same
-    }
-    loaded, total = sum(n_elements[name] for name in filled & n_elements.keys()), sum(n_elements.values())
-    manifest = incoming.manifest
-    unknown = () if manifest else ("digests", "environment")
-    return LoadReport(
-        missing=found.missing,
-        unexpected=found.unexpected,
-        mismatched=found.mismatched,
-        renamed=incoming.renamed,
-        tied=_ties(slots, incoming, found.fitting),
-        casts=_casts(incoming, kinds, found.fitting),
-        fraction_loaded=loaded / total if total else 1.0,
-        verified=verify if verify and manifest else "",
-        unknown=unknown,
-        differences=_differences(incoming),
-    )
-
-
-def _ties(slots: ModelSlots, incoming: Incoming, names: Iterable[str]) -> dict[str, str]:
-    """Name the places that share the memory of another after the load: by the model, or by the file."""
-    found = {**slots.same, **{name: view.of for name, view in slots.views.items()}}
-    if incoming.manifest is None or not incoming.manifest.aliases:
-        return found
-    relations = relate({name: slots.by_name[name] for name in names if name not in slots.in_place})
-    found |= {name: sharing.of for name, sharing in relations.aliases.items()}
-    found |= {second: first for first, second in relations.overlaps}
-    return {name: owner for name, owner in found.items() if name != owner and found.get(owner) != name}
-
-
-def _casts(incoming: Incoming, kinds: Kinds, names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    pairs = {name: (incoming.kinds[name][0], kinds[name][0]) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _differences(incoming: Incoming) -> tuple[str, ...]:
-    if incoming.manifest is None:
-        return ()
-    saved = incoming.manifest.environment
-    return differences(saved, surroundings(saved.packages))
+def _warn_of_new_ties(slots: ModelSlots, incoming: Incoming, found: Match) -> None:
+    """Say where the file made two parameters share memory that are two to an optimizer."""
+    trained = [name for name in incoming.sharing(found.fitting) if slots.by_name[name].requires_grad]
+    objects = {slots.by_name[name].data_ptr(): [] for name in trained}
+    for name in sorted(trained):
+        objects[slots.by_name[name].data_ptr()].append(name)
+    for names in objects.values():
+        if len({id(slots.by_name[name]) for name in names}) > 1:
+            log.warning(
+                "%s: %s were one tensor when they were saved, and share memory now, but are %d parameters of this model. "
+                "Make them one before you train it, or an optimizer moves them twice at each step.",
+                incoming.where,
+                " and ".join(map(repr, names)),
+                len(names),
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from perdure.errors import MismatchError
 from perdure.records.names import fold
@@ -26,6 +26,7 @@ class Match:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: dict[str, tuple[str, str]]
+    renamed: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -43,9 +44,7 @@ def match(file: Kinds, model: Kinds, *, implied: Iterable[str] = (), can_cast: C
     """
     excused = set(implied)
     both = [name for name in model if name in file]
-    mismatched = {
-        name: _shown(file[name], model[name]) for name in both if not _fits(file[name], model[name], can_cast)
-    }
+    mismatched = {name: shown(file[name], model[name]) for name in both if not _fits(file[name], model[name], can_cast)}
     return Match(
         fitting=tuple(name for name in both if name not in mismatched),
         missing=tuple(name for name in model if name not in file and name not in excused),
@@ -60,21 +59,33 @@ def _fits(file: tuple[str, tuple[int, ...]], model: tuple[str, tuple[int, ...]],
     return file[0] == model[0] or can_cast is None or can_cast(file[0], model[0])
 
 
-def _shown(file: tuple[str, tuple[int, ...]], model: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
+def shown(file: tuple[str, tuple[int, ...]], model: tuple[str, tuple[int, ...]]) -> tuple[str, str]:
+    """Return what differs between two types and shapes, for people."""
     if file[1] != model[1]:
         return str(file[1]), str(model[1])
     return f"{file[0]} {file[1]}", f"{model[0]} {model[1]}"
 
 
-def mismatch_error(found: Match, file: Kinds, model: Kinds, path: str) -> MismatchError:
-    """Return the one error that lists all that does not fit, grouped, with the likeliest cause."""
+def mismatch_error(found: Match, file: Kinds, model: Kinds, path: str, said: Sequence[str] = ()) -> MismatchError:
+    """Return the one error that lists all that does not fit, grouped, with the likeliest cause.
+
+    Args:
+        found: what fits and what does not.
+        file: the tensors of the file.
+        model: the places of the model.
+        path: names the file.
+        said: what modules that load themselves said about it.
+    """
     lines = [f"loading {path}: the file and the model do not fit each other. The model was left as it was."]
     lines += _section("missing from the file", fold(found.missing), len(found.missing))
     lines += _section("in the file, but not in the model", fold(found.unexpected), len(found.unexpected))
     pairs = [f"{name}: {a} in the file, {b} in the model" for name, (a, b) in found.mismatched.items()]
     lines += _section("of another shape or type", fold(pairs), len(pairs))
-    lines.append(f"  likeliest cause: {cause(found, file, model)}")
-    lines.append("  strict=False loads what fits, and lists the rest in the report.")
+    lines += _section("modules that load themselves refused it", list(said), len(said))
+    if not found.complete:
+        lines.append(f"  likeliest cause: {cause(found, file, model)}")
+    if not said:
+        lines.append("  strict=False loads what fits, and lists the rest in the report.")
     return MismatchError("\n".join(lines))
 
 
@@ -154,6 +165,8 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "position_i
 def _other_head(found: Match) -> str:
     if not found.mismatched or found.missing or found.unexpected:
         return ""
+    if all(a.partition("(")[2] == b.partition("(")[2] for a, b in found.mismatched.values()):
+        return "these have another type or layout in the model, into which the file's cannot be turned without loss."
     shapes = [[re.findall(r"\d+", text) for text in pair] for pair in found.mismatched.values()]
     if len(found.mismatched) <= 4 and all(a[1:] == b[1:] for a, b in shapes):
         return "the file was saved with another number of outputs (classes, tokens) in these layers."

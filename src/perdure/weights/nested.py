@@ -18,13 +18,22 @@ from perdure.weights.storing import refuse
 _STEP = re.compile(r"\[('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\]]*)\]")
 
 
+_LARGE_BYTES = 64 * 1024
+"""Bytes that are longer are kept as a tensor: a header has little room."""
+
 _PLAIN_DTYPE = re.compile(r"[<>|=][bBiufcmMSUV]\d{1,9}(\[\d{0,9}[a-zA-Zμ]{1,7}\])?")
 
 
 class TensorCollector:
-    """Collects the tensors that an encoding meets, each object once."""
+    """Collects the tensors that an encoding meets, each object once.
 
-    def __init__(self, taken: Container[str] = ()) -> None:
+    Args:
+        taken: names that they must not get.
+        every_place: a tensor at several places gets a name for each, as long as that costs no more than an alias.
+    """
+
+    def __init__(self, taken: Container[str] = (), *, every_place: bool = True) -> None:
+        self._every_place = every_place
         self.tensors: dict[str, torch.Tensor] = {}
         self._taken = taken
         self._seen: dict[int, tuple[object, dict[str, Any]]] = {}
@@ -35,7 +44,7 @@ class TensorCollector:
         def collect(value: Any, place: str) -> dict[str, Any] | None:
             seen = self._seen.get(id(value))
             if seen:
-                if isinstance(value, torch.Tensor):
+                if self._every_place and isinstance(value, torch.Tensor) and _is_dense(value):
                     self._add(value, place, root)
                 return seen[1]
             tagged = self._collect(value, place, root)
@@ -58,6 +67,9 @@ class TensorCollector:
             return {TAG: "dtype", "of": short_name(value)}
         if isinstance(value, torch.device):
             return {TAG: "device", "of": str(value)}
+        if type(value) in (bytes, bytearray) and len(value) > _LARGE_BYTES:
+            content = torch.from_numpy(np.frombuffer(value, np.uint8).copy())
+            return {TAG: f"{type(value).__name__} of tensor", "name": self._add(content, place, root)}
         if isinstance(value, np.generic):
             return _scalar(value, place)
         if type(value) in (np.ndarray, np.memmap):
@@ -84,6 +96,10 @@ class TensorCollector:
             name = f"{wanted}#{number}"
         self.tensors[name] = tensor
         return name
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_quantized
 
 
 def tensor_name(place: str, root: str) -> str:
@@ -114,13 +130,16 @@ def _scalar(value: np.generic, place: str) -> dict[str, Any]:
     return {TAG: "scalar", "dtype": value.dtype.str, "of": value.tobytes().hex()}
 
 
+_OF_TENSORS = ("tensor", "ndarray", "bytes of tensor", "bytearray of tensor")
+
+
 def names_in(encoded: Any) -> list[str]:
     """Return the names of the tensors that encoded values refer to."""
     names: dict[str, None] = {}
     waiting = [encoded]
     while waiting:
         value = waiting.pop()
-        if type(value) is dict and value.get(TAG) in ("tensor", "ndarray"):
+        if type(value) is dict and value.get(TAG) in _OF_TENSORS:
             names[str(value.get("name"))] = None
         elif type(value) is dict:
             waiting.extend(value.values())
@@ -149,6 +168,9 @@ class TensorRestorer:
             if key not in self._built:
                 self._built[key] = self._tensor(tagged) if tag == "tensor" else self._array(tagged)
             return self._built[key]
+        if tag in _OF_TENSORS:
+            content = self._tensors(tagged["name"]).numpy().tobytes()
+            return content if tag.startswith("bytes") else bytearray(content)
         if tag == "size":
             return torch.Size(tagged["of"])
         if tag == "dtype":
@@ -162,6 +184,7 @@ class TensorRestorer:
     def _scalar(self, tagged: dict[str, Any]) -> Any:
         dtype = _plain_dtype(tagged["dtype"], self._where)
         content = bytes.fromhex(tagged["of"])
+        _check_text(np.frombuffer(content, np.uint8), dtype, self._where)
         return np.frombuffer(content, dtype)[0] if dtype.itemsize else np.zeros(1, dtype)[0]
 
     def _tensor(self, tagged: dict[str, Any]) -> torch.Tensor:
@@ -175,7 +198,20 @@ class TensorRestorer:
         array = self._tensors(tagged["name"]).numpy()
         if "dtype" not in tagged:
             return array
-        return array.view(_plain_dtype(tagged["dtype"], self._where)).reshape(tagged["shape"])
+        dtype = _plain_dtype(tagged["dtype"], self._where)
+        _check_text(array, dtype, self._where)
+        return array.view(dtype).reshape(tagged["shape"])
+
+
+def _check_text(content: np.ndarray, dtype: np.dtype, where: str) -> None:
+    """See that text of NumPy's consists of letters, which NumPy itself believes."""
+    if dtype.kind == "U" and dtype.itemsize and content.size:
+        letters = content.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if letters.max() > _LAST_LETTER:
+            raise CorruptError(f"reading {where}: an array of text holds what are no letters.")
+
+
+_LAST_LETTER = 0x10FFFF
 
 
 def _plain_dtype(text: Any, where: str) -> np.dtype:

@@ -21,6 +21,7 @@ from perdure.records.environment import Environment
 from perdure.records.manifest import Manifest
 from perdure.records.reports import TensorSpec
 from perdure.weights.restoring import Restorer, from_memory
+from perdure.weights.storing import copied
 
 Origin = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -159,14 +160,14 @@ class Weights(Mapping[str, torch.Tensor]):
         try:
             if stored_name in self._stored and isinstance(first, (int, slice)) and not isinstance(first, bool):
                 return self._read_rows(stored_name, first, tuple(rest))
-            return self[name][index].clone()
-        except (IndexError, TypeError, ValueError) as error:
+            return copied(self[name][index])
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"reading {self.path}: {index!r} is no index of tensor {name!r}: {error}.") from None
 
     def _read_rows(self, name: str, first: int | slice, rest: tuple[Any, ...]) -> torch.Tensor:
         dtype, shape = self._restorer.stored_type(name)
         if not shape:
-            return self._fetch(name)[(first, *rest)].clone()
+            return copied(self._fetch(name)[(first, *rest)])
         rows = range(shape[0])[first]
         chosen = rows if isinstance(rows, range) else range(rows, rows + 1)
         low, high = (min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]) + 1) if chosen else (0, 0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch._C import _swap_tensor_impl as swap_contents
+from torch.autograd.graph import increment_version
 
 from perdure.errors import MismatchError, PerdureError
-from perdure.weights.aliases import is_dense, overlaps_itself
-from perdure.weights.slots import ModelSlots, modules_of, slots_of
+from perdure.weights.aliases import contiguous_stride, is_dense, overlaps_itself
+from perdure.weights.slots import ModelSlots
 from perdure.weights.storing import as_integers, composition
 
 View = tuple[tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]
@@ -18,6 +20,24 @@ View = tuple[tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]
 
 Shared = dict[int, set[View]]
 """The storages that several loaded tensors lie in, by address, with those tensors' different views of it."""
+
+
+class Fill(NamedTuple):
+    """What a tensor object of a model is about to be given."""
+
+    name: str
+    place: torch.Tensor
+    content: torch.Tensor
+    copies: bool = False
+
+    def run(self) -> None:
+        place, content = self.place, self.content
+        if self.copies:
+            _copy(place.detach(), content)
+        elif place.is_meta or place.layout is not torch.strided:
+            exchange(place, content.data)
+        else:
+            place.data = content
 
 
 class Placer:
@@ -48,7 +68,7 @@ class Placer:
             What was placed without copying, by name.
         """
         shared = _shared_storages({name: tensors[name] for name in sharing}, places)
-        placed: dict[str, torch.Tensor] = {}
+        fills: list[Fill] = []
         done: set[int] = set()
         for name in list(tensors):
             current, tensor = places[name], tensors.pop(name)
@@ -56,25 +76,20 @@ class Placer:
                 done.add(id(current))
                 if name in sharing and overlaps_itself(tensor) and not overlaps_itself(current):
                     tensor = _contiguous(tensor)  # an expanded parameter could not be trained
-                content = self._fill_one(name, current, tensor, shared)
-                if content is not None:
-                    placed[name] = content
-        return placed
+                fills.append(self._prepare(name, current, tensor, shared))
+        for fill in fills:  # nothing has been changed so far, and from here on nothing can fail for want of memory
+            fill.run()
+        increment_version([fill.place for fill in fills])  # a backward pass under way must not take these for its own
+        return {fill.name: fill.content for fill in fills if not fill.copies}
 
-    def _fill_one(self, name: str, current: torch.Tensor, tensor: torch.Tensor, shared: Shared) -> torch.Tensor | None:
-        if current.is_meta or current.layout is not torch.strided:
-            content = self._lay_out(current, tensor, self._convert(current, tensor, shared), shared)
-            _materialise(current, content)
-            return content
-        stays = self._device is None or self._device == current.device
-        tied = bool(shared) and _storage_address(tensor) in shared
-        if stays and (name in self._in_place or (current.device.type != "cpu" and not tied)):
-            _copy(current.data, tensor)
-            return None
-        content = self._convert(current, tensor, shared)
-        laid_out = self._lay_out(current, tensor, content, shared)
-        current.data = laid_out
-        return content if laid_out is content else None
+    def _prepare(self, name: str, current: torch.Tensor, tensor: torch.Tensor, shared: Shared) -> Fill:
+        if not current.is_meta and current.layout is torch.strided:
+            stays = self._device is None or self._device == current.device
+            tied = bool(shared) and _storage_address(tensor) in shared
+            if stays and (name in self._in_place or (current.device.type != "cpu" and not tied)):
+                return Fill(name, current, tensor, copies=True)
+        content = self._lay_out(current, tensor, self._convert(current, tensor, shared), shared)
+        return Fill(name, current, content)
 
     def _convert(self, current: torch.Tensor, tensor: torch.Tensor, shared: Shared) -> torch.Tensor:
         """Cast and move a tensor; those that share memory before share it afterwards."""
@@ -140,10 +155,12 @@ def move_rest(model: nn.Module, device: torch.device) -> None:
 
 def _has_own_layout(current: torch.Tensor) -> bool:
     strided = current.layout is torch.strided and not current.is_quantized
-    return strided and not current.is_contiguous() and is_dense(current)
+    return strided and current.stride() != contiguous_stride(tuple(current.shape)) and is_dense(current)
 
 
 def _laid_out_like(current: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    if current.is_contiguous() and tensor.is_contiguous():  # they differ in axes of one element, as 1×1 kernels do
+        return tensor.as_strided(current.shape, current.stride())
     empty = torch.empty_strided(current.shape, current.stride(), dtype=tensor.dtype, device=tensor.device)
     return _copy(empty, tensor)
 
@@ -161,13 +178,25 @@ def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
     return (whole.clone() if whole.storage_offset() else whole).view(tensor.dtype)
 
 
-def _materialise(current: torch.Tensor, tensor: torch.Tensor) -> None:
-    """Exchange what a tensor on `meta`, or a sparse one, consists of; the object stays, which an optimizer may hold.
+def on_its_own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that has its memory for itself: a view whose owner nobody has could neither grow nor be trained."""
+    plain = tensor.layout is torch.strided and not tensor.is_quantized
+    if not plain or (tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes):
+        return tensor
+    return _contiguous(as_integers(tensor).clone(memory_format=torch.contiguous_format)).view(tensor.dtype)
+
+
+def exchange(tensor: torch.Tensor, other: torch.Tensor) -> None:
+    """Exchange what two tensors consist of; the objects stay, one of which an optimizer may hold, and so do its hooks.
 
     This is the core of `torch.utils.swap_tensors`, which refuses tensors that are weakly referenced, as an RNN's are: the
     object that the references mean stays, only what it consists of changes.
     """
-    swap_contents(current, tensor.data.requires_grad_(current.requires_grad))
+    hooks, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+    other.requires_grad_(tensor.requires_grad)
+    swap_contents(tensor, other)
+    if hooks or after:
+        tensor._backward_hooks, tensor._post_accumulate_grad_hooks = hooks, after
 
 
 def refuse_differing_ties(slots: ModelSlots, tensors: dict[str, torch.Tensor], where: str) -> None:
@@ -231,6 +260,8 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
         return False
     if a.layout is not torch.strided or a.is_quantized:
         one, other = composition(a), composition(b)
+        if a.is_quantized:
+            one.parts["int_repr"], other.parts["int_repr"] = a.int_repr(), b.int_repr()
         return one.fields == other.fields and all(_same_bits(part, other.parts[key]) for key, part in one.parts.items())
     if a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
         return True
@@ -260,20 +291,6 @@ def check_placed(places: dict[str, torch.Tensor], placed: dict[str, torch.Tensor
             raise PerdureError(f"loading {where}: {name!r} does not hold the file's values after loading.")
 
 
-def check_kept(model: nn.Module, places: dict[str, torch.Tensor], where: str) -> None:
-    """See that code of the model's own, which ran while it was loaded, exchanged no tensor that was to stay.
-
-    Raises:
-        PerdureError: it did.
-    """
-    for prefix, module in modules_of(model):
-        for name, tensor in slots_of(module, prefix).items():
-            if places.get(name, tensor) is not tensor or tensor.is_meta:
-                raise PerdureError(
-                    f"loading {where}: {name!r} is another object after loading than before, or on meta."
-                )
-
-
 def _address(tensor: torch.Tensor) -> int:
     if tensor.layout is torch.sparse_coo:
         return tensor._values().data_ptr()
@@ -292,3 +309,13 @@ def refuse_left_on_meta(names: list[str], where: str) -> None:
             f"loading {where}: the model is on meta, and the file has nothing for {shown}. Build the model on a real "
             f"device (its constructor then makes the buffers that are not persistent), or save it again from a module."
         )
+
+
+def refuse_on_meta(model: nn.Module, where: str) -> None:
+    """See that nothing of a model that loaded itself was left on `meta`.
+
+    Raises:
+        MismatchError: something was.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    refuse_left_on_meta([name for name, tensor in named if tensor.is_meta], where)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, KeysView, Mapping
 
 import torch
 
 from perdure.disk.consistency import check_alias
 from perdure.disk.reading import read, want
 from perdure.disk.stored import Stored, StoredFile
-from perdure.errors import CorruptError, MissingTensorError
+from perdure.errors import CorruptError, MissingTensorError, ProtocolError
+from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import Alias, Composed
 from perdure.records.reports import TensorSpec
 from perdure.weights.dtypes import (
@@ -50,6 +51,11 @@ class Restorer:
         self._aliases = stored.manifest.aliases if stored.manifest else {}
         self._composed = stored.manifest.composed if stored.manifest else {}
         self._types: dict[str, Type] = {}
+
+    @property
+    def aliases(self) -> KeysView[str]:
+        """The names of tensors that lie in the memory of others."""
+        return self._aliases.keys()
 
     def names(self) -> tuple[str, ...]:
         """Return the names that the saver knew: stored tensors that are no parts of others, then derived ones."""
@@ -149,6 +155,11 @@ def _type_in(file: StoredFile, name: str) -> Type:
     if record is None or not record.dtype:
         return from_stored(entry.dtype, file.where), torch_shape(entry.dtype, entry.shape, file.where)
     dtype = by_name(record.dtype, file.where)
+    if record.dtype not in ENCODED_BYTES:
+        raise ProtocolError(
+            f"reading {file.where}: tensor {name!r} is of the type {record.dtype!r}, which this perdure does not know. "
+            f"Upgrade perdure."
+        )
     if not entry.shape or entry.shape[-1] != dtype.itemsize:
         raise CorruptError(f"reading {file.where}: tensor {name!r} does not have the bytes of {record.dtype}.")
     return dtype, entry.shape[:-1]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Container, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from perdure.weights.aliases import Sharing, contiguous_stride, relate
-from perdure.weights.capture import EXTRA_STATE
+
+Modules = list[tuple[str, nn.Module]]
+"""Every module of a model with the prefix of its names."""
+
+Versions = Mapping[str, dict[str, Any]]
+"""The entries of `state_dict._metadata` by module."""
 
 
 class ModelSlots(NamedTuple):
@@ -19,10 +27,10 @@ class ModelSlots(NamedTuple):
         parameters: the names of those that are parameters.
         same: names whose tensor is another's object, or has exactly its memory, with that other.
         views: names whose tensor lies in a part of another's memory.
-        in_place: names whose memory others hold too (tensor objects, other processes), so that it must be kept.
+        in_place: names whose memory others of the model or other processes hold too, so that it must be kept.
+        held: names whose memory somebody else holds too: views, arrays, state dicts that were taken before.
         overlapping: those of them that overlap with another in part.
         volatile: buffers that are not persistent, and so no places.
-        extras: modules that keep an extra state, by its key.
         modules: every module with the prefix of its names.
     """
 
@@ -31,10 +39,10 @@ class ModelSlots(NamedTuple):
     same: dict[str, str]
     views: dict[str, Sharing]
     in_place: frozenset[str]
+    held: frozenset[str]
     overlapping: frozenset[str]
     volatile: dict[str, torch.Tensor]
-    extras: dict[str, nn.Module]
-    modules: list[tuple[str, nn.Module]]
+    modules: Modules
 
     def first(self, name: str) -> str:
         """Return the first of the names that mean the same content as this one."""
@@ -48,15 +56,11 @@ class ModelSlots(NamedTuple):
         return [first, *(other for other, of in self.same.items() if of == first)]
 
 
-def find_slots(model: nn.Module) -> ModelSlots:
-    """Find all places of a model and how they share memory."""
+def find_slots(modules: Modules) -> ModelSlots:
+    """Find all places of a model's modules and how they share memory."""
     by_name: dict[str, torch.Tensor] = {}
-    extras: dict[str, nn.Module] = {}
-    modules = modules_of(model)
     for prefix, module in modules:
         by_name.update(slots_of(module, prefix))
-        if type(module).set_extra_state is not nn.Module.set_extra_state:
-            extras[prefix + EXTRA_STATE] = module
     firsts: dict[int, str] = {}
     same = {name: first for name, tensor in by_name.items() if (first := firsts.setdefault(id(tensor), name)) != name}
     volatile = {name: buffer for name, buffer in _volatile(modules) if id(buffer) not in firsts}
@@ -67,7 +71,13 @@ def find_slots(model: nn.Module) -> ModelSlots:
     views: dict[str, Sharing] = {}
     overlapping = {name for pair in relations.overlaps for name in pair if name in by_name}
     in_place = set(overlapping)
-    in_place |= {name for name, tensor in real.items() if tensor.untyped_storage().is_shared()}
+    held: set[str] = set()
+    for name, tensor in real.items():
+        storage = tensor.untyped_storage()
+        if storage.is_shared():
+            in_place.add(name)
+        elif storage.nbytes() > tensor.nbytes or _has_other_holders(storage):
+            held.add(name)
     for name, sharing in relations.aliases.items():
         in_place |= {name, sharing.of}
         if name in by_name and sharing.of in by_name:
@@ -79,13 +89,21 @@ def find_slots(model: nn.Module) -> ModelSlots:
     in_place |= {name for name, first in same.items() if first in in_place}
     parameters = frozenset(prefix + key for prefix, module in modules for key, _ in module._parameters.items())
     return ModelSlots(
-        by_name, parameters, same, views, frozenset(in_place), frozenset(overlapping), volatile, extras, modules
+        by_name=by_name,
+        parameters=parameters,
+        same=same,
+        views=views,
+        in_place=frozenset(in_place),
+        held=frozenset(held),
+        overlapping=frozenset(overlapping),
+        volatile=volatile,
+        modules=modules,
     )
 
 
-def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def modules_of(model: nn.Module) -> Modules:
     """Return every module with the prefix of its names, a shared one under each of its names."""
-    found: list[tuple[str, nn.Module]] = []
+    found: Modules = []
 
     def visit(module: nn.Module, prefix: str) -> None:
         found.append((prefix, module))
@@ -109,7 +127,7 @@ def slots_of(module: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
     return found
 
 
-def _volatile(modules: list[tuple[str, nn.Module]]) -> list[tuple[str, torch.Tensor]]:
+def _volatile(modules: Modules) -> list[tuple[str, torch.Tensor]]:
     """Return the buffers that are not persistent, one that several modules share under its first name."""
     found: dict[int, tuple[str, torch.Tensor]] = {}
     for prefix, module in modules:
@@ -118,6 +136,19 @@ def _volatile(modules: list[tuple[str, nn.Module]]) -> list[tuple[str, torch.Ten
             if buffer is not None:
                 found.setdefault(id(buffer), (prefix + key, buffer))
     return list(found.values())
+
+
+def _has_other_holders(storage: torch.UntypedStorage) -> bool:
+    """Ask PyTorch, which counts who holds a storage; what it counts where nobody else does is found out, not assumed."""
+    return _count_holders is not None and _count_holders(storage._cdata) > _alone()
+
+
+_count_holders: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+
+
+@functools.cache
+def _alone() -> int:
+    return _count_holders(torch.empty(1, device="cpu").untyped_storage()._cdata) if _count_holders else 0
 
 
 def _is_whole(sharing: Sharing, owner: torch.Tensor) -> bool:
@@ -131,3 +162,17 @@ def _has_memory(tensor: torch.Tensor) -> bool:
 
 
 _PLAIN_TYPES = frozenset((torch.Tensor, nn.Parameter))
+
+
+def missing_counters(modules: Modules, names: Container[str], versions: Callable[[], Versions]) -> list[str]:
+    """Return the `num_batches_tracked` that a file from before batch norm counted need not have."""
+    absent = [
+        prefix
+        for prefix, module in modules
+        if isinstance(module, _NormBase)
+        and module.num_batches_tracked is not None
+        and f"{prefix}num_batches_tracked" not in names
+        and f"{prefix}running_mean" in names
+    ]
+    known = versions() if absent else {}
+    return [f"{prefix}num_batches_tracked" for prefix in absent if (known.get(prefix[:-1], {}).get("version") or 1) < 2]

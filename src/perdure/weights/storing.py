@@ -96,7 +96,9 @@ def refuse(name: str, tensor: object) -> None:
         reason = f"its layout {tensor.layout} cannot be stored. Convert it, e.g. with to_dense()."
     elif quantized and tensor.qscheme() not in _QUANTIZERS:
         reason = f"its quantization {tensor.qscheme()} cannot be stored. Save int_repr() and its parameters."
-    elif quantized and tensor.dtype not in (torch.quint8, torch.qint8, torch.qint32):
+    elif quantized and tensor.qscheme() in _PER_TENSOR and not math.isfinite(tensor.q_scale()):
+        reason = f"its scale is {tensor.q_scale()}, with which it has no values. Quantize it again."
+    elif quantized and tensor.dtype not in _INTEGERS:
         reason = f"its type {tensor.dtype} cannot be stored. Save int_repr() and its parameters."
     elif tensor.dtype is torch.complex32 and tensor.is_conj() and tensor.is_neg():
         reason = (
@@ -124,7 +126,8 @@ def _reason_of_type(value: object) -> str:
 
 
 def _hold_dense(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role) -> None:
-    stored, shape = stored_name(tensor.dtype), tuple(tensor.shape)
+    dtype = _INTEGERS.get(tensor.dtype, tensor.dtype)
+    stored, shape = stored_name(dtype), tuple(tensor.shape)
     if stored is None or (stored == "F4" and not shape):
         holdings.encoded[name] = short_name(tensor.dtype)
         stored, shape = "U8", (*shape, tensor.element_size())
@@ -158,7 +161,7 @@ class Composition(NamedTuple):
 
 
 def composition(tensor: torch.Tensor) -> Composition:
-    """Take a sparse or quantized tensor apart."""
+    """Take a sparse or quantized tensor apart; for the integers of a quantized one, it stands itself."""
     layout = _QUANTIZED if tensor.is_quantized else _LAYOUTS[tensor.layout]
     fields: dict[str, Any] = {}
     if tensor.is_quantized:
@@ -187,7 +190,7 @@ def _coordinates(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _integers(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    parts = {"int_repr": tensor.int_repr()}
+    parts = {"int_repr": tensor}  # its integers are made block by block when they are written
     if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
         parts |= {"scales": tensor.q_per_channel_scales(), "zero_points": tensor.q_per_channel_zero_points()}
     return parts
@@ -200,9 +203,9 @@ def _quantization(tensor: torch.Tensor) -> dict[str, Any]:
     return fields | {"scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
 
 
-_QUANTIZERS = (
-    torch.per_tensor_affine, torch.per_tensor_symmetric, torch.per_channel_affine, torch.per_channel_symmetric,
-)  # fmt: skip
+_PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
+_QUANTIZERS = (*_PER_TENSOR, torch.per_channel_affine, torch.per_channel_symmetric)
+_INTEGERS = {torch.quint8: torch.uint8, torch.qint8: torch.int8, torch.qint32: torch.int32}
 _QUANTIZED = _Layout("quantized", _integers)
 _LAYOUTS = {
     torch.strided: _Layout("strided", lambda tensor: {"": tensor}),
@@ -218,14 +221,16 @@ _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor's own memory holds its bytes as they shall be stored."""
-    return tensor.is_cpu and tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+    marked = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized
+    return tensor.is_cpu and tensor.is_contiguous() and not marked
 
 
 def copied_pieces(tensor: torch.Tensor) -> Iterator[Piece]:
     """Give a tensor's bytes in logical order, as copies of bounded size."""
     if tensor.numel() > 0:
         for block in blocks(tensor.detach()):
-            copied = as_integers(block.resolve_conj().resolve_neg()).contiguous().cpu()
+            plain = block.int_repr() if block.is_quantized else as_integers(block.resolve_conj().resolve_neg())
+            copied = plain.contiguous().cpu()
             yield Piece(copied.data_ptr(), copied.numel() * copied.element_size(), copied)
 
 
@@ -233,6 +238,13 @@ def as_integers(tensor: torch.Tensor) -> torch.Tensor:
     """View elements as integers of their size, since there are types that PyTorch cannot copy: `int4`."""
     same_size = _SAME_SIZE.get(tensor.element_size())
     return tensor if same_size is None else tensor.view(same_size)
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of its own with the same content, also of a type that PyTorch cannot copy."""
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return tensor.clone()
+    return as_integers(tensor).clone().view(tensor.dtype)
 
 
 def blocks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

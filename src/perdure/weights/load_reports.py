@@ -1,0 +1,75 @@
+"""What a load reports: what came from the file, what is tied and what was cast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from perdure.disk.surroundings import surroundings
+from perdure.records.environment import differences
+from perdure.records.reports import LoadReport
+from perdure.weights.aliases import relate
+from perdure.weights.dtypes import kind_of
+from perdure.weights.incoming import Incoming
+from perdure.weights.matching import Match
+from perdure.weights.slots import ModelSlots
+
+
+def report_of(slots: ModelSlots, incoming: Incoming, found: Match, verify: str | bool) -> LoadReport:
+    """Report a load into the places of a model."""
+    filled = {twin for name in found.fitting for twin in slots.twins(found.renamed.get(name, name))}
+    filled |= {name for name, view in slots.views.items() if view.of in filled}
+    n_elements = {
+        name: tensor.numel()
+        for name, tensor in shaped(slots.by_name).items()
+        if name in slots.parameters and name not in slots.same
+    }
+    loaded, total = sum(n_elements[name] for name in filled & n_elements.keys()), sum(n_elements.values())
+    manifest = incoming.manifest
+    unknown = () if manifest else ("digests", "environment")
+    return LoadReport(
+        missing=found.missing,
+        unexpected=found.unexpected,
+        mismatched=found.mismatched,
+        renamed=found.renamed,
+        tied=_ties(slots, incoming, found.fitting),
+        casts=_casts(slots, incoming, found),
+        fraction_loaded=loaded / total if total else 1.0,
+        verified=str(verify) if verify and manifest else "",
+        unknown=unknown,
+        differences=_differences(incoming),
+    )
+
+
+def _ties(slots: ModelSlots, incoming: Incoming, names: Iterable[str]) -> dict[str, str]:
+    """Name the places that share the memory of another after the load: by the model, or by the file."""
+    found = {**slots.same, **{name: view.of for name, view in slots.views.items()}}
+    if incoming.manifest is None or not incoming.manifest.aliases:
+        return found
+    relations = relate({name: slots.by_name[name] for name in names if name in slots.by_name})
+    found |= {name: sharing.of for name, sharing in relations.aliases.items()}
+    found |= {second: first for first, second in relations.overlaps}
+    return {name: owner for name, owner in found.items() if name != owner and found.get(owner) != name}
+
+
+def _casts(slots: ModelSlots, incoming: Incoming, found: Match) -> dict[str, tuple[str, str]]:
+    casts: dict[str, tuple[str, str]] = {}
+    for name in found.fitting:
+        place = slots.by_name.get(found.renamed.get(name, name))
+        if place is not None and (incoming.kinds[name][0] != (here := kind_of(place)[0])):
+            casts[name] = (incoming.kinds[name][0], here)
+    return casts
+
+
+def _differences(incoming: Incoming) -> tuple[str, ...]:
+    if incoming.manifest is None:
+        return ()
+    saved = incoming.manifest.environment
+    return differences(saved, surroundings(saved.packages))
+
+
+def shaped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leave out the tensors of lazy modules that have no shape yet."""
+    return {name: tensor for name, tensor in tensors.items() if not is_lazy(tensor)}
