@@ -46,6 +46,12 @@ class Relations(NamedTuple):
     aliases: dict[str, Sharing]
     overlaps: list[tuple[str, str]]
 
+    @property
+    def related(self) -> set[str]:
+        """The names of all that share memory with another."""
+        pairs = [*self.overlaps, *((name, sharing.of) for name, sharing in self.aliases.items())]
+        return {name for pair in pairs for name in pair}
+
 
 def relate(tensors: dict[str, torch.Tensor]) -> Relations:
     """Find the tensors that lie in the memory of others.

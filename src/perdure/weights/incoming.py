@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,12 +13,20 @@ from perdure.disk.sources import BytesSource
 from perdure.disk.stored import Stored
 from perdure.errors import CorruptError
 from perdure.records import values
+from perdure.weights.aliases import relate
 from perdure.weights.capture import EXTRA_STATE
 from perdure.weights.matching import Kinds
 from perdure.weights.nested import TensorRestorer, names_in
 from perdure.weights.opening import Weights, prefix_start
 from perdure.weights.placing import on_its_own
 from perdure.weights.restoring import Restorer
+
+
+class Arrived(NamedTuple):
+    """Tensors that were read, and the names of those that lie in memory that others of them lie in too."""
+
+    tensors: dict[str, torch.Tensor]
+    sharing: set[str]
 
 
 class Incoming:
@@ -58,20 +66,20 @@ class Incoming:
                     found[f"{module}."[len(self._start) :].rstrip(".")] = entry
         return found
 
-    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    def read(self, names: Iterable[str]) -> Arrived:
         """Read tensors into memory of their own, verified; what was tied in the file shares memory."""
         origins = {name: self._origin[name] for name in names}
         found = self._restorer.read(dict.fromkeys(origins.values()), self._verify)
-        views = self._restorer.aliases & set(origins.values())
-        alone = views and {name for name in origins if origins[name] in views} - self.sharing(origins)
-        return {
-            name: on_its_own(found[origin]) if alone and name in alone else found[origin]
-            for name, origin in origins.items()
-        }
-
-    def sharing(self, names: Iterable[str]) -> set[str]:
-        """Return those names whose tensors, as `read` gives them, lie in memory that others of them lie in too."""
-        return self._restorer.sharing({name: self._origin[name] for name in names})
+        tensors = {name: found[origin] for name, origin in origins.items()}
+        sharing = self._restorer.sharing(origins)
+        read = set(origins.values())
+        owners = self._restorer.owners
+        orphans = {name: tensors[name] for name in origins if owners.get(origins[name], origins[name]) not in read}
+        if orphans:
+            alone = orphans.keys() - relate(orphans).related
+            tensors.update({name: on_its_own(tensors[name]) for name in alone})
+            sharing -= alone
+        return Arrived(tensors, sharing)
 
     def extra_keys(self) -> set[str]:
         """Return the keys of all extra states, also of those that are tensors themselves."""
@@ -79,7 +87,7 @@ class Incoming:
 
     def state_dict(self) -> OrderedDict[str, Any]:
         """Read everything, as the state dict that `torch.load` would give: tensors, extra states, versions."""
-        state: OrderedDict[str, Any] = OrderedDict(self.read(self.kinds))
+        state: OrderedDict[str, Any] = OrderedDict(self.read(self.kinds).tensors)
         for key, encoded in self.extras.items():
             tensors = self._restorer.read(names_in(encoded), self._verify)
             state[key] = values.decode(encoded, self.where, TensorRestorer(tensors.__getitem__, self.where).hook)

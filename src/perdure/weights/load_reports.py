@@ -19,7 +19,7 @@ from perdure.weights.slots import ModelSlots
 
 def report_of(slots: ModelSlots, incoming: Incoming, found: Match, verify: str | bool) -> LoadReport:
     """Report a load into the places of a model."""
-    filled = {twin for name in found.fitting for twin in slots.twins(found.renamed.get(name, name))}
+    filled = set(found.filled or ()) | {twin for name in found.fitting for twin in slots.twins(name)}
     filled |= {name for name, view in slots.views.items() if view.of in filled}
     n_elements = {
         name: tensor.numel()

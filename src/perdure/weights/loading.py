@@ -164,10 +164,9 @@ def _load_fast(model: nn.Module, slots: ModelSlots, incoming: Incoming, strict: 
     left = [name for name, tensor in slots.by_name.items() if tensor.is_meta and name not in filled]
     refuse_left_on_meta(left, incoming.where)
     volatile = _volatile_on_meta(slots, incoming)
-    tensors = incoming.read(found.fitting)
+    tensors, sharing = incoming.read(found.fitting)
     refuse_differing_ties(slots, tensors, incoming.where)
     tensors.update({name: torch.tensor(0, device="cpu") for name in counters if slots.by_name[name].is_meta})
-    sharing = incoming.sharing(found.fitting)
     placer = Placer(slots.in_place | (slots.held - sharing), where_to)
     with torch.no_grad():
         placed = placer.fill(slots.by_name, tensors, sharing)
@@ -175,7 +174,7 @@ def _load_fast(model: nn.Module, slots: ModelSlots, incoming: Incoming, strict: 
         if where_to is not None:
             move_rest(model, where_to)
     check_placed(slots.by_name, placed, incoming.where)
-    _warn_of_new_ties(slots, incoming, found)
+    _warn_of_new_ties(slots, sharing, incoming.where)
     return found
 
 
@@ -214,6 +213,7 @@ def _match_said(said: Said, incoming: Incoming, slots: ModelSlots) -> Match:
             if name in incoming.kinds and name in slots.by_name
         },
         renamed=renamed,
+        filled=frozenset(slots.by_name) - said.unfilled,
     )
 
 
@@ -257,18 +257,18 @@ def _set_mode(model: nn.Module, modules: Modules, stored: Stored, prefix: str | 
             module.train(training if isinstance(training, bool) else (start + name).rstrip(".") in (training or ()))
 
 
-def _warn_of_new_ties(slots: ModelSlots, incoming: Incoming, found: Match) -> None:
+def _warn_of_new_ties(slots: ModelSlots, sharing: set[str], where: str) -> None:
     """Say where the file made two parameters share memory that are two to an optimizer."""
-    trained = [name for name in incoming.sharing(found.fitting) if slots.by_name[name].requires_grad]
-    objects = {slots.by_name[name].data_ptr(): [] for name in trained}
-    for name in sorted(trained):
-        objects[slots.by_name[name].data_ptr()].append(name)
-    for names in objects.values():
+    together: dict[int, list[str]] = {}
+    for name in sorted(sharing):
+        if slots.by_name[name].requires_grad:
+            together.setdefault(slots.by_name[name].data_ptr(), []).append(name)
+    for names in together.values():
         if len({id(slots.by_name[name]) for name in names}) > 1:
             log.warning(
                 "%s: %s were one tensor when they were saved, and share memory now, but are %d parameters of this model. "
                 "Make them one before you train it, or an optimizer moves them twice at each step.",
-                incoming.where,
+                where,
                 " and ".join(map(repr, names)),
                 len(names),
             )

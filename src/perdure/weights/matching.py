@@ -20,13 +20,23 @@ _SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What fits and what does not."""
+    """What fits and what does not.
+
+    Attributes:
+        fitting: names of the file that fit.
+        missing: names of the model that the file lacks.
+        unexpected: names of the file that the model lacks.
+        mismatched: names whose types or shapes differ, the file's and the model's.
+        renamed: names of the file that go to another name.
+        filled: names of the model that were filled, where that is not told by those that fit.
+    """
 
     fitting: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: dict[str, tuple[str, str]]
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
+    filled: frozenset[str] | None = None
 
     @property
     def complete(self) -> bool:

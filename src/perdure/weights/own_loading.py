@@ -66,10 +66,7 @@ class Said:
     mismatched: dict[str, str] = dataclasses.field(default_factory=dict)
     errors: list[str] = dataclasses.field(default_factory=list)
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        return not (self.missing or self.unexpected or self.mismatched)
+    unfilled: set[str] = dataclasses.field(default_factory=set)
 
 
 def load_own_way(model: nn.Module, state: OrderedDict[str, Any]) -> Said:
@@ -89,6 +86,7 @@ def load_own_way(model: nn.Module, state: OrderedDict[str, Any]) -> Said:
     mismatched = {match[1]: error for error in said.errors if (match := _SIZES.match(error))}
     said.errors = [error for error in said.errors if error not in mismatched.values()]
     said.mismatched = mismatched
+    said.unfilled.update(mismatched)
     return said
 
 
@@ -103,6 +101,7 @@ def _ask(model: nn.Module, state: OrderedDict[str, Any], said: Said) -> None:
         said.errors.append(str(error))
         return
     said.missing += getattr(answer, "missing_keys", [])
+    said.unfilled.update(said.missing)
     said.unexpected += getattr(answer, "unexpected_keys", [])
 
 
@@ -112,6 +111,7 @@ def _load_module(
     """Load a module and those below it, each of which sees a dict of its own entries, as PyTorch does."""
     local = {"assign_to_params_buffers": False, **versions.get(prefix[:-1], {})}
     module._load_from_state_dict(state, prefix, local, True, said.missing, said.unexpected, said.errors)
+    said.unfilled.update(said.missing)  # a hook may forgive them later
     said.renamed.update(
         {
             origins[id(value)]: name

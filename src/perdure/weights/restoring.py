@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, KeysView, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -53,9 +53,9 @@ class Restorer:
         self._types: dict[str, Type] = {}
 
     @property
-    def aliases(self) -> KeysView[str]:
-        """The names of tensors that lie in the memory of others."""
-        return self._aliases.keys()
+    def owners(self) -> dict[str, str]:
+        """The stored tensor in whose memory each alias lies."""
+        return {name: alias.of for name, alias in self._aliases.items()}
 
     def names(self) -> tuple[str, ...]:
         """Return the names that the saver knew: stored tensors that are no parts of others, then derived ones."""

@@ -148,7 +148,9 @@ _count_holders: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Co
 
 @functools.cache
 def _alone() -> int:
-    return _count_holders(torch.empty(1, device="cpu").untyped_storage()._cdata) if _count_holders else 0
+    alone = torch.empty(1, device="cpu")
+    storage = alone.untyped_storage()
+    return _count_holders(storage._cdata) if _count_holders else 0
 
 
 def _is_whole(sharing: Sharing, owner: torch.Tensor) -> bool:
