@@ -13,6 +13,7 @@ from perdure.errors import InputError
 from perdure.records import values
 from perdure.records.manifest import ModuleVersions
 from perdure.weights.nested import TensorCollector
+from perdure.weights.slots import modules_of
 from perdure.weights.storing import Role, refuse
 
 EXTRA_STATE = "_extra_state"
@@ -71,6 +72,7 @@ def _capture_mapping(source: Mapping[str, Any]) -> Captured:
 
 
 _PARAMETER, _FROZEN = Role("parameter", True), Role("parameter", False)
+_TRAINED_BUFFER, _BUFFER = Role("buffer", True), Role("buffer", False)
 
 
 def _is_extra(key: object) -> bool:
@@ -90,9 +92,14 @@ def _capture_module(model: nn.Module) -> Captured:
 
 def _roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
     """Return what the tensors of a state dict are in the model; of those that a hook made up nothing is known."""
-    found = {name: Role("buffer", buffer.requires_grad) for name, buffer in model.named_buffers(remove_duplicate=False)}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        found[name] = _PARAMETER if parameter.requires_grad else _FROZEN
+    found: dict[str, Role] = {}
+    for prefix, module in modules_of(model):
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                found[prefix + key] = _PARAMETER if parameter.requires_grad else _FROZEN
+        for key, buffer in module._buffers.items():
+            if buffer is not None:
+                found[prefix + key] = _TRAINED_BUFFER if buffer.requires_grad else _BUFFER
     return {name: found[name] for name in names if name in found}
 
 

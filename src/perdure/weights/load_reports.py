@@ -11,7 +11,6 @@ from perdure.disk.surroundings import surroundings
 from perdure.records.environment import differences
 from perdure.records.reports import LoadReport
 from perdure.weights.aliases import relate
-from perdure.weights.dtypes import kind_of
 from perdure.weights.incoming import Incoming
 from perdure.weights.matching import Match
 from perdure.weights.slots import ModelSlots
@@ -35,7 +34,7 @@ def report_of(slots: ModelSlots, incoming: Incoming, found: Match, verify: str |
         mismatched=found.mismatched,
         renamed=found.renamed,
         tied=_ties(slots, incoming, found.fitting),
-        casts=_casts(slots, incoming, found),
+        casts=found.casts,
         fraction_loaded=loaded / total if total else 1.0,
         verified=str(verify) if verify and manifest else "",
         unknown=unknown,
@@ -52,15 +51,6 @@ def _ties(slots: ModelSlots, incoming: Incoming, names: Iterable[str]) -> dict[s
     found |= {name: sharing.of for name, sharing in relations.aliases.items()}
     found |= {second: first for first, second in relations.overlaps}
     return {name: owner for name, owner in found.items() if name != owner and found.get(owner) != name}
-
-
-def _casts(slots: ModelSlots, incoming: Incoming, found: Match) -> dict[str, tuple[str, str]]:
-    casts: dict[str, tuple[str, str]] = {}
-    for name in found.fitting:
-        place = slots.by_name.get(found.renamed.get(name, name))
-        if place is not None and (incoming.kinds[name][0] != (here := kind_of(place)[0])):
-            casts[name] = (incoming.kinds[name][0], here)
-    return casts
 
 
 def _differences(incoming: Incoming) -> tuple[str, ...]:

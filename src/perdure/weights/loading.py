@@ -214,18 +214,26 @@ def _match_said(said: Said, incoming: Incoming, slots: ModelSlots) -> Match:
         },
         renamed=renamed,
         filled=frozenset(slots.by_name) - said.unfilled,
+        casts=_casts(incoming.kinds, shaped(slots.by_name), renamed),
     )
+
+
+def _casts(file: Kinds, places: dict[str, torch.Tensor], renamed: dict[str, str]) -> dict[str, tuple[str, str]]:
+    pairs = {name: (kind[0], places.get(renamed.get(name, name))) for name, kind in file.items()}
+    kinds = {name: (there, kind_of(place)[0]) for name, (there, place) in pairs.items() if place is not None}
+    return {name: pair for name, pair in kinds.items() if pair[0] != pair[1]}
 
 
 def _match(slots: ModelSlots, kinds: Kinds, incoming: Incoming, counters: list[str]) -> Match:
     """Match the file against the model; what shares the memory of something that the file has need not be in it."""
-    file = {name: kind for name, kind in incoming.kinds.items() if name not in incoming.extra_keys()}
+    extras = incoming.extra_keys()
+    file = {name: kind for name, kind in incoming.kinds.items() if name not in extras} if extras else incoming.kinds
     implied = {
         twin for name in slots.same for twin in slots.twins(name) if not file.keys().isdisjoint(slots.twins(name))
     }
     implied |= {name for name, view in slots.views.items() if not file.keys().isdisjoint(slots.twins(view.of))}
     found = match(file, kinds, implied=implied | set(counters), can_cast=can_cast)
-    return dataclasses.replace(found, unexpected=found.unexpected + tuple(sorted(incoming.extra_keys())))
+    return dataclasses.replace(found, unexpected=found.unexpected + tuple(sorted(extras)))
 
 
 def _volatile_on_meta(slots: ModelSlots, incoming: Incoming) -> dict[str, torch.Tensor]:

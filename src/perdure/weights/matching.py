@@ -29,6 +29,7 @@ class Match:
         mismatched: names whose types or shapes differ, the file's and the model's.
         renamed: names of the file that go to another name.
         filled: names of the model that were filled, where that is not told by those that fit.
+        casts: names that fit by a cast, with the file's and the model's type.
     """
 
     fitting: tuple[str, ...]
@@ -37,6 +38,7 @@ class Match:
     mismatched: dict[str, tuple[str, str]]
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
     filled: frozenset[str] | None = None
+    casts: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -60,6 +62,11 @@ def match(file: Kinds, model: Kinds, *, implied: Iterable[str] = (), can_cast: C
         missing=tuple(name for name in model if name not in file and name not in excused),
         unexpected=tuple(name for name in file if name not in model),
         mismatched=mismatched,
+        casts={
+            name: (file[name][0], model[name][0])
+            for name in both
+            if file[name][0] != model[name][0] and name not in mismatched
+        },
     )
 
 

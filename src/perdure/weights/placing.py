@@ -154,6 +154,8 @@ def move_rest(model: nn.Module, device: torch.device) -> None:
 
 
 def _has_own_layout(current: torch.Tensor) -> bool:
+    if current.is_contiguous() and 1 not in current.shape:
+        return False
     strided = current.layout is torch.strided and not current.is_quantized
     return strided and current.stride() != contiguous_stride(tuple(current.shape)) and is_dense(current)
 
