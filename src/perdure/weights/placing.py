@@ -154,10 +154,11 @@ def move_rest(model: nn.Module, device: torch.device) -> None:
 
 
 def _has_own_layout(current: torch.Tensor) -> bool:
+    if current.layout is not torch.strided or current.is_quantized:
+        return False
     if current.is_contiguous() and 1 not in current.shape:
         return False
-    strided = current.layout is torch.strided and not current.is_quantized
-    return strided and current.stride() != contiguous_stride(tuple(current.shape)) and is_dense(current)
+    return current.stride() != contiguous_stride(tuple(current.shape)) and is_dense(current)
 
 
 def _laid_out_like(current: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
