@@ -72,7 +72,7 @@ class Holder(nn.Module):
     def __init__(self, tensors: Tensors) -> None:
         super().__init__()
         for name, tensor in tensors.items():
-            self.register_buffer(name, make(0, tensor.dtype, tuple(tensor.shape)))
+            self.register_buffer(name, torch.empty(tuple(tensor.shape), dtype=tensor.dtype))
 
 
 def by_module(source: Any, tensors: Tensors) -> Tensors:
