@@ -76,9 +76,9 @@ def _full_message(error: OSError, doing: str, path: str, needed_bytes: int) -> s
 
 def out_of_memory(doing: str, path: str, needed_bytes: int = 0) -> StorageError:
     """Return the error for memory that the system does not give."""
-    needed = f"{needed_bytes} bytes of memory are needed, and" if needed_bytes else "memory is needed that"
+    needed = f"{needed_bytes} bytes of memory are needed" if needed_bytes else "more memory is needed"
     instead = ", or map the file with perdure.open" if doing == "reading" else ""
-    return StorageError(f"{doing} {path}: {needed} the system does not give them. Free memory{instead}.")
+    return StorageError(f"{doing} {path}: {needed}, and the system does not give it. Free memory{instead}.")
 
 
 @contextmanager
