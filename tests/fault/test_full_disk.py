@@ -211,6 +211,15 @@ def test_a_full_device_behind_an_open_file() -> None:
     with open("/dev/full", "wb", buffering=0) as file:
         found = raised(lambda: perdure.save_weights(OLD, file))
     assert isinstance(found, PerdureError), repr(found)
+    assert "full" in str(found) and "free" not in str(found)
+
+
+def test_a_full_disk_under_a_folder_of_shards_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DiskFullError) as caught:
+        perdure.save_weights(OLD, tmp_path / "shards")
+    assert f"saving {tmp_path / 'shards'}:" in str(caught.value) and "10 are free" in str(caught.value)
 
 
 # Folders that cannot be written to
@@ -229,12 +238,12 @@ def refused(call: Callable[[], object], error: type[PerdureError], folder: Path,
 MODELS = [new(MB), new(60 * MB)]
 
 
-def check_that_nothing_can_be_written(folder: Path) -> None:
+def check_that_nothing_can_be_written(folder: Path, says: str = "permissions") -> None:
     for path in (folder / "model.safetensors", folder / "fresh.safetensors", folder / "shards", folder / "fresh"):
         for model in MODELS:
-            message = refused(lambda: perdure.save_weights(model, path), StorageError, folder, "permissions")  # noqa: B023
+            message = refused(lambda: perdure.save_weights(model, path), StorageError, folder, says)  # noqa: B023
             assert str(path) in message
-        refused(lambda: perdure.save_checkpoint({"a": 1}, path), StorageError, folder, "permissions")  # noqa: B023
+        refused(lambda: perdure.save_checkpoint({"a": 1}, path), StorageError, folder, says)  # noqa: B023
     assert holds(folder / "model.safetensors", OLD) and holds(folder / "shards", OLD)
 
 
@@ -336,7 +345,7 @@ def test_a_read_only_file_system_is_a_typed_error(mount_: Callable[..., None], t
     mount_("--bind", str(folder), str(folder))
     try:
         mount_("-o", "remount,bind,ro", str(folder))
-        check_that_nothing_can_be_written(folder)
+        check_that_nothing_can_be_written(folder, "read-only")
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
     perdure.save_weights(new(MB), folder / "model.safetensors")

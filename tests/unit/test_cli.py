@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import json
 import os
 import re
@@ -18,6 +20,8 @@ from torch import nn
 import perdure
 from fault.forging import safetensors as raw_file
 from fault.forging import with_manifest
+from perdure.cli.info_command import as_text
+from perdure.records.reports import TensorSpec
 from perdure.version import VERSION
 
 
@@ -269,3 +273,92 @@ def test_output_that_is_no_utf8_terminal(files: Path) -> None:
     for command in ("info", "check"):
         done = run(command, files / "weights.safetensors", env=environment)
         assert done.returncode == 0, done.stderr
+
+
+def test_types_of_a_file_cannot_drive_the_terminal(files: Path, tmp_path: Path) -> None:
+    path = tmp_path / "it.safetensors"
+    spec = TensorSpec("w", "\x1b[31mred", (1,), 4)
+    found = dataclasses.replace(perdure.info(files / "weights.safetensors"), tensors=(spec,), path=str(path))
+    assert "\x1b" not in "\n".join(as_text(found, None))
+
+
+def test_notes_are_shown_as_they_were_given(tmp_path: Path) -> None:
+    path = tmp_path / "it.safetensors"
+    notes = {
+        "when": datetime.date(2026, 1, 2),
+        "pair": (1, 2),
+        "path": Path("a/b"),
+        "set": {3},
+        "inf": float("inf"),
+        4: b"\x01",
+    }
+    perdure.save_weights({"w": torch.ones(1)}, path, notes=notes)
+    assert perdure.info(path).notes == notes and perdure.open(path).notes == notes
+    shown = {"when": "2026-01-02", "pair": [1, 2], "path": str(Path("a/b")), "set": [3], "inf": "inf", "4": "01"}
+    assert json.loads(run("info", "--json", path).stdout)["notes"] == shown
+    assert '"when":"2026-01-02","pair":[1,2]' in run("info", path).stdout
+    perdure.save_weights({"w": torch.ones(1)}, path)
+    assert perdure.info(path).notes is None and perdure.open(path).notes is None
+
+
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.register_buffer("scale", torch.ones(7), persistent=False)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"a": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+def test_info_counts_parameters_and_buffers_apart(tmp_path: Path) -> None:
+    perdure.save_weights(Counted(), tmp_path / "it.safetensors")
+    perdure.save_weights(Counted(), tmp_path / "it", shard_bytes=12)
+    perdure.save_weights({"a": torch.ones(5)}, tmp_path / "plain.safetensors")
+    for path in (tmp_path / "it.safetensors", tmp_path / "it"):
+        found = json.loads(run("info", "--json", path).stdout)
+        assert found["n_parameters"] == 6 and [spec["name"] for spec in found["volatile"]] == ["scale"]
+        assert found["extra_state"] == ["_extra_state"]
+        text = run("info", path).stdout
+        assert re.search(r"parameters +2 tensors, 6 elements", text) and re.search(
+            r"buffers +3 tensors, 7 elements", text
+        )
+        assert re.search(r"beside +1 buffers that are not persistent: scale", text) and "state of 1 modules" in text
+    assert json.loads(run("info", "--json", tmp_path / "plain.safetensors").stdout)["n_parameters"] == 5
+
+
+def test_a_folder_is_as_large_as_its_save_said(tmp_path: Path) -> None:
+    report = perdure.save_weights(Net(), tmp_path / "it", shard_bytes=100)
+    assert perdure.info(tmp_path / "it").n_bytes == report.n_bytes
+
+
+def test_layers_with_zeros_before_their_numbers(tmp_path: Path) -> None:
+    tensors = {f"layer.{n:02}.w": torch.ones(2) for n in range(12)} | {f"x.{n}.w": torch.ones(2) for n in range(3)}
+    perdure.save_weights(tensors, tmp_path / "it.safetensors")
+    text = run("info", tmp_path / "it.safetensors").stdout
+    assert "{00..11} × 12" in text and "{0..2} × 3" in text
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["check"], ["check", "--json"]])
+def test_output_that_cannot_be_written(arguments: list[str], files: Path) -> None:
+    command = [sys.executable, "-m", "perdure", *arguments, str(files / "weights.safetensors")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 74 and len(done.stderr.splitlines()) == 1
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_fault_of_perdures_own_is_no_verdict(files: Path) -> None:
+    script = "import sys, perdure.cli.check_command as c, perdure.cli.main as m; c.check = None; m.main()"
+    command = [sys.executable, "-c", script, "check", str(files / "weights.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 70 and len(done.stderr.splitlines()) == 1 and "report" in done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PERDURE_DEBUG": "1"})
+    assert done.returncode == 70 and "Traceback" in done.stderr

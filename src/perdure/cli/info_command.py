@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 
 import click
@@ -11,8 +13,9 @@ import msgspec
 from perdure.cli.output import print_json, printable
 from perdure.disk.description import info
 from perdure.records.environment import Environment
-from perdure.records.names import fold, human_bytes
+from perdure.records.names import fold, human_bytes, ranges
 from perdure.records.reports import Info, TensorSpec
+from perdure.records.values import plain
 
 
 @click.command("info", short_help="What a file is, who wrote it with which PyTorch, and its tensors.")
@@ -49,12 +52,14 @@ def as_data(found: Info) -> dict[str, object]:
         "time": manifest.time if manifest else None,
         "digest": found.digest or None,
         "n_bytes": found.n_bytes,
-        "n_parameters": _elements(found.tensors),
+        "n_parameters": found.n_parameters,
         "files": found.files,
-        "notes": manifest.notes if manifest else None,
+        "notes": plain(found.notes),
         "environment": found.environment,
         "differences": found.differences,
         "training": manifest.training if manifest else None,
+        "volatile": [_spec_data(spec) for spec in found.volatile],
+        "extra_state": list(manifest.extra_state) if manifest else [],
         "tensors": [{**_spec_data(spec), "tied_to": ties.get(spec.name)} for spec in found.tensors],
     }
 
@@ -73,19 +78,36 @@ def as_text(found: Info, depth: int | None) -> Iterator[str]:
     yield from _written(found)
     sharded = f" in {len(found.files)} files" if found.files else ""
     yield f"  holds      {'/'.join(found.forms)}: {len(found.tensors)} tensors, {_elements(found.tensors):,} elements"
+    yield from _roles(found)
     yield f"  size       {human_bytes(found.n_bytes)}{sharded}"
     if found.digest:
         yield f"  digest     {found.digest}"
-    if found.manifest and found.manifest.notes is not None:
-        yield f"  notes      {printable(_note(found.manifest.notes), 500)}"
+    if found.notes is not None:
+        yield f"  notes      {printable(_note(found.notes), 500)}"
     for difference in found.differences:
         yield f"  here       differs: {printable(difference)}"
     yield "  tensors"
     yield from _tree(found, depth)
 
 
+def _roles(found: Info) -> Iterator[str]:
+    """Say how the tensors divide, where that is known, and what stands beside them."""
+    for role in ("parameter", "buffer"):
+        specs = [spec for spec in found.tensors if spec.role == role]
+        if specs:
+            yield f"  {role + 's':<10} {len(specs)} tensors, {_elements(specs):,} elements"
+    if found.volatile:
+        yield f"  beside     {len(found.volatile)} buffers that are not persistent: {_names(found.volatile)}"
+    if found.manifest and found.manifest.extra_state:
+        yield f"  extra      state of {len(found.manifest.extra_state)} modules"
+
+
+def _names(specs: Iterable[TensorSpec]) -> str:
+    return printable(", ".join(fold(spec.name for spec in specs)))
+
+
 def _note(notes: object) -> str:
-    return notes if isinstance(notes, str) else msgspec.json.encode(notes).decode()
+    return notes if isinstance(notes, str) else json.dumps(plain(notes), ensure_ascii=False, separators=(",", ":"))
 
 
 def _written(found: Info) -> Iterator[str]:
@@ -146,7 +168,7 @@ def _lines(node: _Node, indent: str, ties: dict[str, str], depth: int | None) ->
         for spec in child.specs:
             tie = f"  = {printable(ties[spec.name])}" if spec.name in ties else ""
             size = human_bytes(spec.n_bytes) if spec.n_bytes or not tie else "shared"
-            yield f"{indent}{name:<{max(1, 40 - len(indent))}} {spec.dtype} {list(spec.shape)}  {size}{tie}"
+            yield f"{indent}{name:<{max(1, 40 - len(indent))}} {printable(spec.dtype)} {list(spec.shape)}  {size}{tie}"
         if child.children:
             yield f"{indent}{name}  {human_bytes(child.n_bytes)}"
             if depth is None or depth > 1:
@@ -157,11 +179,18 @@ def _folded(node: _Node) -> Iterator[tuple[str, _Node]]:
     """Fold neighbouring numbered levels of the same form into one: `{0..11} × 12`."""
     groups: list[tuple[list[str], _Node, tuple[object, ...] | None]] = []
     for name, child in node.children.items():
-        form = child.form if name.isdigit() and child.children else None
-        if groups and form is not None and groups[-1][2] == form:
+        form = child.form if _NUMBER.fullmatch(name) and child.children else None
+        if groups and form is not None and groups[-1][2] == form and _alike(groups[-1][0][0], name):
             groups[-1][0].append(name)
         else:
             groups.append(([name], child, form))
     for names, child, _ in groups:
-        folded = fold(f"{name}." for name in names)[0].rstrip(".") if len(names) > 1 else names[0]
-        yield (f"{folded} × {len(names)}" if len(names) > 1 else folded), child
+        yield (f"{ranges(names)} × {len(names)}" if len(names) > 1 else names[0]), child
+
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def _alike(first: str, name: str) -> bool:
+    """Tell whether two numbers are written alike: both without zeros before them, or equally long."""
+    return len(first) == len(name) or not ((first.startswith("0") and first != "0") or name.startswith("0"))

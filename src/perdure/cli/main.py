@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -34,7 +36,7 @@ def commands() -> None:
     \b
     Examples:
       perdure info model.safetensors
-      perdure check models/
+      perdure check model.safetensors
     """  # noqa: D301
 
 
@@ -44,11 +46,41 @@ commands.add_command(check_command)
 
 def main() -> None:
     """Run the command line."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Run a command and return its exit code: for what perdure does not foresee, none that a verdict has."""
     try:
-        sys.exit(commands(prog_name="perdure", standalone_mode=False))
+        code = commands(prog_name="perdure", standalone_mode=False)
+        sys.stdout.flush()
+        return code or 0
     except click.ClickException as error:
         error.show()
-        sys.exit(64 if isinstance(error, click.UsageError) else error.exit_code)
+        return 64 if isinstance(error, click.UsageError) else error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        return 130
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        return _without_output(141)  # click's way to say that whoever read the output has seen enough
+    except BrokenPipeError:
+        return _without_output(141)
+    except OSError as error:
+        click.echo(f"perdure: writing the answer: {error.strerror or error}.", err=True)
+        return _without_output(74)
+    except Exception as error:
+        if os.environ.get("PERDURE_DEBUG") == "1":
+            traceback.print_exc()
+        shown = printable(f"perdure: a fault of perdure's own ({type(error).__name__}: {error})", 500)
+        click.echo(f"{shown}. Please report it, with what PERDURE_DEBUG=1 shows.", err=True)
+        return 70
+
+
+def _without_output(code: int) -> int:
+    """Let go of what could not be written, which Python would try once more at its end."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.close(descriptor)
+    return code

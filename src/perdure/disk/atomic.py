@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,31 +22,38 @@ except ImportError:  # Windows
     fcntl = None
 
 _SUFFIX = ".perdure-tmp"
+_OLD_SECONDS = 24 * 60 * 60
 
 
 @contextmanager
-def replacing(path: Path, n_bytes: int) -> Iterator[tuple[int, Path]]:
+def replacing(path: Path, n_bytes: int, where: str = "", like: Path | None = None) -> Iterator[tuple[int, Path]]:
     """Write a new file that takes the place of `path` when the block ends without an exception.
 
     Yields the descriptor and the path of a temporary file, which is locked while it is written. A link is followed, and
-    the mode of an existing file is kept. What earlier crashes left beside it is cleared, unless a saver holds it.
+    the mode of an existing file is kept; until the end nobody else may read the new one. What earlier crashes left
+    beside it is cleared, unless a saver holds it.
+
+    Args:
+        path: the file.
+        n_bytes: how large it will be.
+        where: names it in messages, where that is not the path.
+        like: the file whose mode it gets, where there is none yet at the path.
 
     Raises:
         StorageError: the system refused; the old file is whole and the temporary one gone.
-        PathError: `path` is a folder.
+        PathError: `path` is a folder, or a pipe, a socket or a device.
     """
-    with translated("saving", str(path), n_bytes):
+    where = where or str(path)
+    with translated("saving", where, n_bytes):
         target = _resolved(path)
-        if target.is_dir():
-            raise PathError(
-                f"saving {path}: it is a folder; a path without `.safetensors` writes a sharded model into it."
-            )
+        old = _status(target, where) or (like and _status(like, where))
         clear_stale(target)
         temporary = _Temporary(target)
         try:
-            temporary.create()
+            temporary.create(0o600 if old else 0o666)
             yield temporary.descriptor, temporary.path
-            _keep_mode(temporary.descriptor, target)
+            if old:
+                _give_mode(temporary.descriptor, old)
             sync_file(temporary.descriptor)
             if os.name == "nt":
                 temporary.close()
@@ -73,6 +81,24 @@ def _resolved(path: Path) -> Path:
     return target
 
 
+def _status(target: Path, where: str) -> os.stat_result | None:
+    """Return what the system says about the file that will be replaced, or None where there is none."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise PathError(
+            f"saving {where}: it is a folder; a path without `.safetensors` writes a sharded model into it."
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise PathError(
+            f"saving {where}: it is no file but a pipe, a socket or a device, which a save would replace. Move it away, or "
+            f"open it and save to the file object."
+        )
+    return status
+
+
 def _sync_name(target: Path) -> None:
     try:
         sync_folder(target.parent)
@@ -91,12 +117,12 @@ class _Temporary(HeldDescriptor):
         self._target = target
         self.path = target
 
-    def create(self) -> None:
+    def create(self, mode: int) -> None:
         """Create and lock it; again where another saver's clearing took it before it was locked."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         while True:
             self.path = self._target.parent / f"{_prefix(self._target)}{secrets.token_hex(8)}{_SUFFIX}"
-            self.descriptor = os.open(self.path, flags, 0o666)
+            self.descriptor = os.open(self.path, flags, mode)
             if _lock(self.descriptor) is not False and os.fstat(self.descriptor).st_nlink > 0:
                 return
             self.discard()
@@ -116,11 +142,7 @@ def _prefix(target: Path) -> str:
     return f".{start}."
 
 
-def _keep_mode(descriptor: int, target: Path) -> None:
-    try:
-        status = target.stat()
-    except FileNotFoundError:
-        return
+def _give_mode(descriptor: int, status: os.stat_result) -> None:
     if hasattr(os, "fchmod"):
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o777)
         if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
@@ -129,20 +151,31 @@ def _keep_mode(descriptor: int, target: Path) -> None:
 
 
 def clear_stale(target: Path) -> None:
-    """Remove what crashed saves of `target` left, but nothing that a living saver has locked."""
+    """Remove what crashed saves of `target` left, but nothing that a living saver has locked.
+
+    Where there are no locks, nobody can tell; then what is a day old goes.
+    """
     prefix = _prefix(target)
     with os.scandir(target.parent) as entries:
         stale = [entry.path for entry in entries if entry.name.endswith(_SUFFIX) and entry.name.startswith(prefix)]
     for path in stale:
         with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDWR)
-            held = _lock(descriptor) is False
-            if os.name == "nt" or held:
-                os.close(descriptor)
-            if not held:
+            held = HeldDescriptor()
+            held.descriptor = os.open(path, os.O_RDWR)
+            locked = _lock(held.descriptor)
+            if locked is None:
+                held.close()  # Windows removes no open file
+            if locked or (locked is None and is_old(path)):
                 os.unlink(path)
-            if os.name != "nt" and not held:
-                os.close(descriptor)
+            held.close()
+
+
+def is_old(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file has not been written to for a day, so that no living saver can be at it."""
+    try:
+        return time.time() - os.stat(path).st_mtime > _OLD_SECONDS
+    except OSError:
+        return False
 
 
 def _lock(descriptor: int) -> bool | None:
@@ -159,23 +192,26 @@ def _lock(descriptor: int) -> bool | None:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path, where: str) -> Iterator[bool]:
     """Hold a folder against other savers; the lock goes with the process, so a crash leaves none.
+
+    Yields whether it is held; there are systems, and file systems, without locks.
 
     Raises:
         ConflictError: another saver is writing there.
     """
     if not capabilities.FILE_LOCKS:
-        yield
+        yield False
         return
     lock = HeldDescriptor()
     try:
         lock.descriptor = os.open(folder, os.O_RDONLY)
-        if _lock(lock.descriptor) is False:
+        locked = _lock(lock.descriptor)
+        if locked is False:
             raise ConflictError(
-                f"saving {folder}: another process is saving into this folder. Wait for it, then save again."
+                f"saving {where}: another process is saving into this folder. Wait for it, then save again."
             )
-        yield
+        yield locked is True
     finally:
         lock.close()
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import xxhash
 from blake3 import blake3
 
 from perdure.disk import capabilities
-from perdure.disk.blobs import unpack
-from perdure.disk.consistency import check_alias
+from perdure.disk.blobs import KNOWN, MAX_UNPACKED_BYTES, unpack
+from perdure.disk.consistency import check_alias, check_composed
 from perdure.disk.crew import run_in_threads
-from perdure.disk.stored import Stored, StoredFile
-from perdure.errors import CorruptError, FileError, PerdureError, ProtocolError
-from perdure.records.reports import CheckReport, Finding
+from perdure.disk.description import stored_spec
+from perdure.disk.faults import translated
+from perdure.disk.sources import BytesSource, name_of
+from perdure.disk.stored import Stored, StoredFile, open_file, with_stored
+from perdure.errors import CorruptError, FileError, ProtocolError
+from perdure.records import values
+from perdure.records.manifest import Manifest
+from perdure.records.reports import CheckReport, Finding, TensorSpec
 
 _BLOCK_BYTES = 2 * 2**20
 
@@ -37,17 +44,13 @@ def check(path: str | os.PathLike[str], *, progress: Progress | None = None) -> 
         StorageError: the file cannot be read at all.
         ProtocolError: a later perdure wrote it, so this one cannot tell.
     """
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else type(path).__name__
+    name = name_of(path)
     try:
-        stored = Stored(path)
+        return with_stored(path, lambda stored: _check_stored(name, stored, progress))
     except ProtocolError:
         raise
     except FileError as error:
         return CheckReport(name, False, "damaged", (_finding(error, name),))
-    try:
-        return _check_stored(name, stored, progress)
-    finally:
-        stored.close()
 
 
 def _check_stored(path: str, stored: Stored, progress: Progress | None) -> CheckReport:
@@ -56,8 +59,11 @@ def _check_stored(path: str, stored: Stored, progress: Progress | None) -> Check
     total = sum(file.header.data_bytes for file in files)
     report = (lambda n_bytes: progress(n_bytes, total)) if progress else _ignore
     jobs = [_job(file, name, findings, report) for file in files for name in file.header.entries if file.manifest]
-    run_in_threads(jobs, capabilities.n_processors())
-    findings += _check_derived(stored)
+    with translated("reading", path):
+        run_in_threads(jobs, capabilities.n_processors())
+        findings += _check_derived(
+            stored, {name: stored_spec(file, name) for file in files for name in file.header.entries}
+        )
     damaged = bool(findings)
     findings += [_unsigned(file) for file in files if file.manifest is None]
     read = sum(file.header.data_bytes for file in files if file.manifest)
@@ -73,6 +79,8 @@ def _whole_files(stored: Stored, findings: list[Finding]) -> Iterator[StoredFile
     for shard in stored.files or ("",):
         try:
             yield stored.file(shard)
+        except ProtocolError:
+            raise
         except FileError as error:
             findings.append(_finding(error, shard))
 
@@ -81,7 +89,7 @@ def _job(file: StoredFile, name: str, findings: list[Finding], report: Callable[
     def job() -> None:
         try:
             fault = _fault(file, name, report)
-        except PerdureError as error:
+        except FileError as error:
             fault = str(error)
         if fault:
             findings.append(Finding("DigestError", fault, os.path.basename(file.where), name))
@@ -107,24 +115,54 @@ def _fault(file: StoredFile, name: str, report: Callable[[int], None]) -> str:
     return f"tensor {name!r} of {os.path.basename(file.where)} is damaged: its bytes are not those that were saved."
 
 
-def _check_derived(stored: Stored) -> list[Finding]:
-    """Check what is made of stored tensors, and that every blob unpacks."""
+def _check_derived(stored: Stored, specs: Mapping[str, TensorSpec]) -> list[Finding]:
+    """Check what is made of stored tensors, as far as their files could be read, and all plain values."""
+    manifest = stored.manifest
+    if manifest is None:
+        return []
+    checks: list[tuple[str, Callable[[], object]]] = [
+        (name, partial(check_alias, name, alias, math.prod(specs[alias.of].shape), stored.where))
+        for name, alias in manifest.aliases.items()
+        if alias.of in specs
+    ]
+    for name, composed in manifest.composed.items():
+        if specs.keys() >= set(composed.parts.values()):
+            parts = {part: specs[of] for part, of in composed.parts.items()}
+            checks.append((name, partial(check_composed, name, composed, parts, stored.where)))
+    checks.append(("", partial(_check_values, stored, manifest)))
     findings: list[Finding] = []
-    for name, alias in (stored.manifest.aliases if stored.manifest else {}).items():
+    for name, run in checks:
         try:
-            if alias.of in stored:
-                entry, record = stored.entry(alias.of), stored.file_of(alias.of).record(alias.of)
-                shape = entry.shape[:-1] if record and record.dtype else entry.shape
-                check_alias(name, alias, math.prod(shape), stored.where)
+            run()
         except FileError as error:
             findings.append(_finding(error, os.path.basename(stored.where), name))
-    for key in stored.metadata if stored.manifest else ():
-        if key.startswith("perdure.") and key != "perdure.digest":
-            try:
-                unpack(stored.metadata, key.removeprefix("perdure."), stored.where)
-            except FileError as error:
-                findings.append(_finding(error, os.path.basename(stored.where)))
     return findings
+
+
+def _check_values(stored: Stored, manifest: Manifest) -> None:
+    """See that every blob that has a meaning unpacks, and that all plain values can be read; tensors stand for any."""
+    room = MAX_UNPACKED_BYTES
+    for name in KNOWN:
+        content = unpack(stored.metadata, name, stored.where, room)
+        room -= len(content or b"")
+        if content is not None and name == "values":
+            values.decode(values.from_text(content, stored.where), stored.where, partial(_stand_in, stored, manifest))
+        elif content is not None and name == "buffers":
+            open_file(BytesSource(content, f"{stored.where}, the buffers that are not persistent"))
+    for value in (manifest.notes, *(entry.metadata for entry in manifest.versions)):
+        values.decode(value, stored.where)
+    values.decode(manifest.extra_state, stored.where, partial(_stand_in, stored, manifest))
+
+
+def _stand_in(stored: Stored, manifest: Manifest, tagged: dict[str, Any]) -> object:
+    """Return something for a value that is made with torch or NumPy, neither of which is here."""
+    tag, name = tagged[values.TAG], str(tagged.get("name"))
+    if tag in ("tensor", "ndarray"):
+        if name not in stored and name not in manifest.aliases and name not in manifest.composed:
+            raise ValueError(f"they refer to the tensor {name[:200]!r}, which is not there")
+    elif tag not in ("scalar", "size", "dtype", "device"):
+        raise ValueError(f"unknown tag {str(tag)[:40]!r}")
+    return object()
 
 
 def _unsigned(file: StoredFile) -> Finding:

@@ -7,20 +7,36 @@ from collections.abc import Container, Mapping
 
 from perdure.disk.faults import broken
 from perdure.disk.header import MAX_DIMENSIONS, Entry
+from perdure.errors import ProtocolError
 from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import PARTS, Alias, Composed, Manifest
+from perdure.records.reports import TensorSpec
 
+Shape = tuple[int, ...]
 _MAX_ELEMENTS = 2**62
+
+QUANTIZED = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
+"""The types of quantized tensors, and those of their integers."""
 
 
 def check_file(manifest: Manifest, entries: Mapping[str, Entry], where: str) -> None:
-    """Check that the manifest of a file knows each of its tensors, and no others."""
+    """Check that the manifest of a file knows each of its tensors, and no others.
+
+    Raises:
+        CorruptError: it does not.
+        ProtocolError: a tensor of a type that this perdure does not know.
+    """
     if manifest.tensors.keys() != entries.keys():
         odd = sorted(manifest.tensors.keys() ^ entries.keys())[0]
         raise broken(where, f"tensor {odd[:200]!r} stands only in the manifest or only in the header.")
     for name, record in manifest.tensors.items():
         if len(record.blake3) != 64 or len(record.xxh3) != 32:
             raise broken(where, f"the digests of tensor {name[:200]!r} are no digests.")
+        if record.dtype and record.dtype not in ENCODED_BYTES:
+            raise ProtocolError(
+                f"reading {where}: tensor {name[:200]!r} has the type {record.dtype[:40]!r}, which this perdure does not "
+                f"know (written by {manifest.writer[:40]}). Upgrade perdure, or read its bytes with safetensors."
+            )
         if record.dtype and not _holds(entries[name], record.dtype):
             raise broken(where, f"tensor {name[:200]!r} must be stored as bytes to be read as {record.dtype}.")
     if not _is_hex("".join([record.blake3 + record.xxh3 for record in manifest.tensors.values()])):
@@ -39,8 +55,7 @@ MAX_PACKAGES = 1000
 
 def _holds(entry: Entry, dtype: str) -> bool:
     """Tell whether bytes are stored as they must be to be read as a type that the file itself has not."""
-    element_bytes = ENCODED_BYTES.get(dtype)
-    return entry.dtype == "U8" and bool(entry.shape) and element_bytes in (None, entry.shape[-1])
+    return entry.dtype == "U8" and entry.shape[-1:] == (ENCODED_BYTES[dtype],)
 
 
 def check_model(manifest: Manifest, names: Container[str], where: str) -> None:
@@ -62,7 +77,9 @@ def check_model(manifest: Manifest, names: Container[str], where: str) -> None:
 
 
 def _is_complete(record: Composed) -> bool:
-    return set(record.parts) in PARTS.get(record.layout, ()) and 0 <= record.axis <= max(0, len(record.shape) - 1)
+    types = QUANTIZED if record.layout == "quantized" else ("",)
+    whole = set(record.parts) in PARTS.get(record.layout, ()) and record.dtype in types
+    return whole and 0 <= record.axis <= max(0, len(record.shape) - 1)
 
 
 def _check_sizes(name: str, record: Alias | Composed, where: str) -> None:
@@ -85,3 +102,53 @@ def check_alias(name: str, alias: Alias, owner_elements: int, where: str) -> Non
             where,
             f"tensor {name[:200]!r} would reach element {last} of {alias.of[:200]!r}, which has {owner_elements}.",
         )
+
+
+def check_composed(name: str, record: Composed, parts: Mapping[str, TensorSpec], where: str) -> None:
+    """Check that the shapes of the parts of a tensor make one of its shape; their values are not looked at."""
+    shapes = {part: spec.shape for part, spec in parts.items()}
+    if record.layout == "quantized":
+        fits = _fits_quantized(record, shapes) and parts["int_repr"].dtype == QUANTIZED[record.dtype]
+    elif record.layout == "sparse_coo":
+        fits = _fits_coordinates(record.shape, shapes["indices"], shapes["values"])
+    else:
+        fits = _fits_compressed(record, shapes)
+    if not fits:
+        raise broken(where, f"the parts of tensor {name[:200]!r} do not make one of shape {list(record.shape)}.")
+
+
+def _fits_quantized(record: Composed, shapes: Mapping[str, Shape]) -> bool:
+    per_channel = shapes.get("scales", ()) == shapes.get("zero_points", ()) and (
+        "scales" not in shapes or shapes["scales"] == record.shape[record.axis : record.axis + 1] != ()
+    )
+    return shapes["int_repr"] == record.shape and per_channel
+
+
+def _fits_coordinates(shape: Shape, indices: Shape, values: Shape) -> bool:
+    if len(indices) != 2 or indices[0] > len(shape):
+        return False
+    return values == (indices[1], *shape[indices[0] :])
+
+
+def _fits_compressed(record: Composed, shapes: Mapping[str, Shape]) -> bool:
+    """See that the index of rows (or columns) has one more entry than there are, and each value one place."""
+    by_row, blocked = record.layout in ("sparse_csr", "sparse_bsr"), record.layout in ("sparse_bsr", "sparse_bsc")
+    outer, inner, values = (shapes[part] for part in (_OUTER[by_row], _INNER[by_row], "values"))
+    n_batch = len(outer) - 1
+    if n_batch < 0 or len(inner) != n_batch + 1 or len(record.shape) < n_batch + 2:
+        return False
+    places = values[: n_batch + 1]
+    block = values[n_batch + 1 : n_batch + 3] if blocked else (1, 1)
+    rest = values[n_batch + (3 if blocked else 1) :]
+    if len(block) != 2 or 0 in block:
+        return False
+    axis = n_batch + (0 if by_row else 1)
+    n_outer, uneven = divmod(record.shape[axis], block[axis - n_batch])
+    batches = outer[:-1] == inner[:-1] == record.shape[:n_batch]
+    return (
+        batches and not uneven and outer[-1] == n_outer + 1 and inner == places and rest == record.shape[n_batch + 2 :]
+    )
+
+
+_OUTER = {True: "crow_indices", False: "ccol_indices"}
+_INNER = {True: "col_indices", False: "row_indices"}

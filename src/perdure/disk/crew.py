@@ -18,37 +18,56 @@ _POLL_SECONDS = 0.05
 
 
 class Crew:
-    """Some threads that do jobs in the order in which they are handed out; a context manager that waits for them."""
+    """Some threads that do jobs in the order in which they are handed out; a context manager that waits for them.
+
+    Where the system gives fewer threads than were asked for, those that started do all; where it gives none, whoever
+    hands out a job does it.
+    """
 
     def __init__(self, n_threads: int) -> None:
-        self._n_threads = n_threads
+        self._n_wanted = n_threads
+        self._n_threads = 0
         self._jobs: SimpleQueue[tuple[Job, Outcome] | None] = SimpleQueue()
         self._gone: list[int] = []
         self._woken: SimpleQueue[None] = SimpleQueue()
         self._stopping = False
 
     def __enter__(self) -> Crew:
-        for _ in range(self._n_threads):
-            _thread.start_new_thread(self._work, ())
+        try:
+            for _ in range(self._n_wanted):
+                _thread.start_new_thread(self._work, ())
+                self._n_threads += 1
+        except (RuntimeError, MemoryError):  # "can't start new thread"
+            pass
+        except BaseException:
+            self._jobs.put(None)  # for one that an interrupt kept from being counted
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def submit(self, job: Job) -> Outcome:
-        """Hand out a job."""
+        """Hand out a job; where there is no thread, it is done before this returns, and its error raised here."""
         outcome: Outcome = SimpleQueue()
-        self._jobs.put((job, outcome))
+        if self._n_threads:
+            self._jobs.put((job, outcome))
+        else:
+            job()
+            outcome.put(None)
         return outcome
+
+    def _do(self, job: Job, outcome: Outcome) -> None:
+        try:
+            if not self._stopping:
+                job()
+        except BaseException as error:  # goes to whoever waits for the job
+            outcome.put(error)
+        else:
+            outcome.put(None)
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
-            job, outcome = item
-            try:
-                if not self._stopping:
-                    job()
-            except BaseException as error:  # goes to whoever waits for the job
-                outcome.put(error)
-            else:
-                outcome.put(None)
-            del item, job, outcome
+            self._do(*item)
+            del item
         self._gone.append(1)
         self._woken.put(None)
 

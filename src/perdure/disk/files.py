@@ -12,10 +12,10 @@ import xxhash
 from perdure.disk import capabilities
 from perdure.disk.atomic import replacing
 from perdure.disk.digests import Digests, digests_of
-from perdure.disk.faults import translated
 from perdure.disk.header import Entry, build, place
 from perdure.disk.memory import allocate
 from perdure.disk.seal import BLANK, seal
+from perdure.disk.sources import usable
 from perdure.disk.writing import SEGMENT_BYTES, Item, digest_pieces, write_all, write_items
 from perdure.errors import InputError, StorageError
 
@@ -48,8 +48,17 @@ def lay_out(items: list[Item]) -> Layout:
     return Layout(entries, [by_name[name] for name in offsets], sum(item.n_bytes for item in items))
 
 
-def write_file(path: Path, items: list[Item], describe: Describe) -> Written:
+def write_file(
+    path: Path, items: list[Item], describe: Describe, *, where: str = "", like: Path | None = None
+) -> Written:
     """Write a file atomically and durably.
+
+    Args:
+        path: the file.
+        items: what it holds.
+        describe: makes its metadata.
+        where: names it in messages, where that is not the path.
+        like: the file whose mode it gets, where there is none yet at the path.
 
     Raises:
         DiskFullError: there is no room; known before a byte is written where space can be allocated.
@@ -57,12 +66,12 @@ def write_file(path: Path, items: list[Item], describe: Describe) -> Written:
     """
     layout = lay_out(items)
     if layout.data_bytes <= SEGMENT_BYTES:
-        return _write_small(path, layout, describe)
+        return _write_small(path, layout, describe, where, like)
     room = len(build(describe(dict.fromkeys(layout.entries, _BLANK_DIGESTS)), layout.entries))
     total = room + layout.data_bytes
-    with replacing(path, total) as (descriptor, temporary):
+    with replacing(path, total, where, like) as (descriptor, temporary):
         _allocate(descriptor, total)
-        digests = write_items(layout.ordered, descriptor, temporary, room)
+        digests = write_items(layout.ordered, descriptor, temporary, room, where or str(path))
         header, digest = seal(build(describe(digests), layout.entries))
         if len(header) != room:
             raise AssertionError(f"the header took {len(header)} bytes, not the {room} foreseen")
@@ -70,9 +79,9 @@ def write_file(path: Path, items: list[Item], describe: Describe) -> Written:
     return Written(total, digest)
 
 
-def _write_small(path: Path, layout: Layout, describe: Describe) -> Written:
+def _write_small(path: Path, layout: Layout, describe: Describe, where: str, like: Path | None) -> Written:
     """Write from one copy of all bytes, so that a file is whole even if its tensors change meanwhile."""
-    content = memoryview(allocate(max(layout.data_bytes, 1)))
+    content = memoryview(allocate(max(layout.data_bytes, 1), where or str(path), "saving"))
     digests: dict[str, Digests] = {}
     position = 0
     for item in layout.ordered:
@@ -83,7 +92,7 @@ def _write_small(path: Path, layout: Layout, describe: Describe) -> Written:
         digests[item.name] = digests_of(content[start:position])
     header, digest = seal(build(describe(digests), layout.entries))
     total = len(header) + layout.data_bytes
-    with replacing(path, total) as (descriptor, _):
+    with replacing(path, total, where, like) as (descriptor, _):
         _allocate(descriptor, total)
         write_all(descriptor, [memoryview(header), content[:position]], 0)
     return Written(total, digest)
@@ -110,7 +119,7 @@ def write_stream(file: BinaryIO, items: list[Item], describe: Describe) -> Writt
     layout = lay_out(items)
     digests = digest_pieces({item.name: item.pieces() for item in layout.ordered})
     header, digest = seal(build(describe(digests), layout.entries))
-    with translated("saving", str(getattr(file, "name", "") or repr(file)), len(header) + layout.data_bytes):
+    with usable("saving to", file, len(header) + layout.data_bytes):
         _write_view(file, memoryview(header))
         for item in layout.ordered:
             checksum = xxhash.xxh3_128()

@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.disk.faults import broken
 from perdure.errors import CorruptError, FormatError, InputError, LimitError
+from perdure.records.counting import count_outside_strings
 from perdure.records.dtypes import BITS, byte_size
 
 MAX_HEADER_BYTES = 100_000_000
@@ -67,7 +68,8 @@ def read_length(first: bytes, file_bytes: int, where: str) -> int:
             f"it is no safetensors file.",
         )
     (length,) = struct.unpack("<Q", first)
-    _refuse_other_kinds(first, where)
+    if length > min(file_bytes - 8, MAX_HEADER_BYTES):
+        _refuse_other_kinds(first, where)
     if length > file_bytes - 8:
         raise broken(
             where,
@@ -83,18 +85,25 @@ _OTHER_KINDS = (
     (b"PK\x03\x04", "a zip archive, as torch.save writes it: read it with torch.load, save it with save_weights"),
     (b"\x80", "a pickle: read it with torch.load(weights_only=True), save it with save_weights"),
     (b"version ", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
-    (b"<!DOCTYP", "an HTML page, so the download went wrong: download it again"),
-    (b"<!doctyp", "an HTML page, so the download went wrong: download it again"),
-    (b"<html", "an HTML page, so the download went wrong: download it again"),
+    (b"\x1f\x8b", "a gzip archive: unpack it with gunzip"),
     (b"GGUF", "a GGUF file: read it with its own library, save it with save_weights"),
     (b"\x93NUMPY", "a NumPy array: read it with numpy.load, save it with save_weights"),
     (b"\x89HDF", "an HDF5 file: read it with its own library, save it with save_weights"),
 )
 
 
+_PAGES = (b"<!", b"<?xml", b"<htm", b"<head", b'{"error', b'{"messa', b'{"detai')
+
+
 def _refuse_other_kinds(first: bytes, where: str) -> None:
+    text = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if len(text) > 1 and any(page.startswith(text) or text.startswith(page) for page in _PAGES):
+        raise FormatError(
+            f"reading {where}: this is the answer of a server (HTML, XML or JSON), so the download went wrong: download it "
+            f"again; a safetensors file was expected."
+        )
     for start, kind in _OTHER_KINDS:
-        if first.startswith(start) and first[5:8] != b"\0\0\0":
+        if first.startswith(start):
             raise FormatError(f"reading {where}: this is {kind}; a safetensors file was expected.")
 
 
@@ -163,10 +172,19 @@ def _read(raw: bytes, where: str) -> _Content:
     return _Content(entries, metadata)
 
 
+_BYTES_PER_BRACKET = 16
+"""An entry has three brackets in 50 bytes or more: an object, and the lists of its sizes and its offsets."""
+
+_SLACK_BRACKETS = 1000
+
+
 def load_json(raw: bytes, where: str) -> dict[str, Any]:
     """Read JSON in which no key may occur twice; all that is wrong with it is a CorruptError."""
     if not raw.startswith(b"{"):
         raise broken(where, "the header does not begin with '{'; it is damaged or not safetensors.")
+    room = _SLACK_BRACKETS + len(raw) // _BYTES_PER_BRACKET
+    if count_outside_strings(raw, b"[{", room) > room:
+        raise broken(where, "the header is nested too deeply, with lists and objects where there may be none.")
     try:
         text = raw.decode("utf-8")
         parse_int = _integer if "-0" in text else None

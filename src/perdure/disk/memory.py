@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from perdure.disk import capabilities
-from perdure.errors import StorageError
+from perdure.disk.faults import out_of_memory
 
 PAGE_BYTES = 4096
 HUGE_PAGE_BYTES = 2 * 2**20
@@ -38,7 +38,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
         return Piece(self.address + start, stop - start, self.owner)
 
 
-def allocate(n_bytes: int, where: str = "") -> mmap.mmap:
+def allocate(n_bytes: int, where: str = "", doing: str = "reading") -> mmap.mmap:
     """Return fresh private memory that begins on a page, in large pages where the system has them.
 
     Only whole large pages are asked for, so that no more becomes resident than is used; but what fills a quarter of one
@@ -47,16 +47,13 @@ def allocate(n_bytes: int, where: str = "") -> mmap.mmap:
     Raises:
         StorageError: there is not so much memory.
     """
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, n_bytes)
     room = -(-n_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES if n_bytes >= _WORTH_A_PAGE_BYTES else n_bytes
     try:
+        if not hasattr(mmap, "MAP_PRIVATE"):
+            return mmap.mmap(-1, n_bytes)
         memory = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, OverflowError) as error:
-        raise StorageError(
-            f"reading {where}: {n_bytes} bytes of memory are needed, and the system does not give them. Free memory, or map "
-            f"the file with perdure.open."
-        ) from error
+    except (OSError, OverflowError, MemoryError) as error:
+        raise out_of_memory(doing, where, n_bytes) from error
     whole = room if room == HUGE_PAGE_BYTES else n_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
     if whole and capabilities.HUGE_PAGES:
         with contextlib.suppress(OSError):  # a kernel without large pages

@@ -6,6 +6,8 @@ with its own 64 characters zeroed. It is the root digest of the file: the manife
 
 from __future__ import annotations
 
+import re
+
 from blake3 import blake3
 
 from perdure.errors import CorruptError, DigestError
@@ -14,6 +16,7 @@ MANIFEST_KEY = "perdure"
 DIGEST_KEY = "perdure.digest"
 BLANK = "0" * 64
 _HEX = set("0123456789abcdef")
+_STRAY = re.compile(f'"{re.escape(DIGEST_KEY)}":"[0-9a-f]{{64}}"'.encode())
 
 
 def seal(raw: bytes) -> tuple[bytes, str]:
@@ -31,7 +34,7 @@ def check_seal(raw: bytes, metadata: dict[str, str], where: str) -> str | None:
         DigestError: the bytes are not those that were sealed.
     """
     if MANIFEST_KEY not in metadata and DIGEST_KEY not in metadata:
-        if f'"{DIGEST_KEY}":"'.encode() in raw:
+        if _STRAY.search(raw):
             raise CorruptError(f"reading {where}: {DIGEST_KEY!r} stands outside of the metadata. {AS_PLAIN_WEIGHTS}")
         return None
     if MANIFEST_KEY not in metadata or DIGEST_KEY not in metadata:
@@ -55,9 +58,13 @@ AS_PLAIN_WEIGHTS = (
 
 
 def _slot(raw: bytes, digest: str, where: str) -> int:
-    """Return where the digest's characters stand; quotes inside names are escaped, so the key is found only once."""
+    """Return where the digest's characters stand: where its key is first followed by text.
+
+    An index may go on to name a tensor like the key. Should that come first, or both stand for the same digest, then no
+    file can be made that matches: it would have to hold its own digest among the bytes that are digested.
+    """
     key = f'"{DIGEST_KEY}":"'.encode()
-    start = raw.find(key + digest.encode() + b'"')
-    if start < 0 or raw.find(key, start + 1) >= 0:
+    start = raw.find(key)
+    if start < 0 or raw[start + len(key) : start + len(key) + 65] != digest.encode() + b'"':
         raise CorruptError(f"reading {where}: {DIGEST_KEY!r} does not stand as perdure writes it. {AS_PLAIN_WEIGHTS}")
     return start + len(key)

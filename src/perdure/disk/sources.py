@@ -9,7 +9,10 @@ import os
 import stat
 import sys
 import threading
+import weakref
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +20,7 @@ from perdure.disk import capabilities
 from perdure.disk.faults import translated
 from perdure.disk.held import HeldDescriptor
 from perdure.disk.memory import PAGE_BYTES, address_of
-from perdure.errors import CorruptError, FormatError, InputError, PathError
+from perdure.errors import ConflictError, CorruptError, FormatError, InputError, MissingFileError, PathError
 
 _READ_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK"))
 _DIRECT_FROM_BYTES = 32 * 2**20
@@ -66,10 +69,11 @@ class ByteSource(ABC):
 
     def read(self, offset: int, n_bytes: int) -> bytes:
         """Return `n_bytes` bytes from `offset` on."""
-        buffer = bytearray(n_bytes)
-        if n_bytes:
-            self.read_into(offset, [memoryview(buffer)])
-        return bytes(buffer)
+        with translated("reading", self.where, n_bytes):
+            buffer = bytearray(n_bytes)
+            if n_bytes:
+                self.read_into(offset, [memoryview(buffer)])
+            return bytes(buffer)
 
     def begin_bulk(self) -> None:
         """Get ready for reading much; `end_bulk` follows."""
@@ -88,61 +92,116 @@ class ByteSource(ABC):
         return None
 
 
-class PathSource(ByteSource):
-    """A file of the file system."""
+MAX_OPEN_SHARDS = 64
+_open_shards: deque[weakref.ref[PathSource]] = deque()
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        with translated("reading", self.where):
-            self._descriptor = os.open(path, _READ_FLAGS)
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            raise PathError(f"reading {path}: it is not a regular file.")
-        self.n_bytes = status.st_size
-        self._lock = threading.Lock()
-        self._path = path
+
+class PathSource(ByteSource):
+    """A file of the file system.
+
+    Args:
+        path: the file.
+        where: names it in messages, where that is not the path itself.
+        one_of_many: it may be one of thousands of files. Then only the `MAX_OPEN_SHARDS` that were opened last are kept
+            open, and the others opened again when they are read.
+    """
+
+    def __init__(self, path: Path, where: str = "", *, one_of_many: bool = False) -> None:
+        self.where = where or str(path)
+        self._path = path.absolute()
+        self._one_of_many = one_of_many
+        self._closed = False
         self._direct = HeldDescriptor()
+        self._lock = threading.Lock()
+        self._held: HeldDescriptor | None = None
+        held = self._open()
+        with translated("reading", self.where):
+            status = os.fstat(held.descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise PathError(f"reading {self.where}: it is not a regular file.")
+        self.n_bytes = status.st_size
+        self._identity = _identity(status)
+        self._keep(held)
         self.parallel = capabilities.VECTOR_READS
+
+    def _open(self) -> HeldDescriptor:
+        held = HeldDescriptor()
+        with translated("reading", self.where):
+            held.descriptor = os.open(self._path, _READ_FLAGS)
+        return held
+
+    def _keep(self, held: HeldDescriptor) -> None:
+        """Hold an open file; one that is let go for it is closed as soon as no thread reads it any more."""
+        self._held = held
+        if self._one_of_many:
+            _open_shards.append(weakref.ref(self))
+            if len(_open_shards) > MAX_OPEN_SHARDS:
+                oldest = _open_shards.popleft()()
+                if oldest is not None and oldest is not self:
+                    oldest._let_go()
+
+    def _let_go(self) -> None:
+        self._held = None
+        self._direct = HeldDescriptor()
+
+    def _file(self) -> HeldDescriptor:
+        """Return the open file; whoever reads it keeps this object meanwhile.
+
+        Raises:
+            ConflictError: it was let go, and meanwhile another file has taken its place.
+        """
+        if self._closed:
+            raise InputError(f"reading {self.where}: it was closed. Open it again.")
+        held = self._held
+        if held is None:
+            try:
+                held = self._open()
+            except MissingFileError:
+                raise self._replaced() from None
+            if _identity(os.fstat(held.descriptor)) != self._identity:
+                raise self._replaced()
+            self._keep(held)
+        return held
+
+    def _replaced(self) -> ConflictError:
+        return ConflictError(f"reading {self.where}: it was saved anew meanwhile. Open the model again.")
 
     @property
     def prefers_mapping(self) -> bool:
-        return self.n_bytes > 0 and not capabilities.on_network(self._descriptor)
-
-    def _open_name(self) -> str:
-        if self._descriptor < 0:
-            raise InputError(f"reading {self.where}: it was closed. Open it again.")
-        return self.where
+        return self.n_bytes > 0 and not capabilities.on_network(self._file().descriptor)
 
     def read_some(self, offset: int, views: list[memoryview]) -> int:
-        with translated("reading", self._open_name()):
+        file = self._file()
+        with translated("reading", self.where):
             if capabilities.VECTOR_READS:
-                return os.preadv(self._descriptor, views, offset)
+                return os.preadv(file.descriptor, views, offset)
             with self._lock:
-                os.lseek(self._descriptor, offset, os.SEEK_SET)
-                content = os.read(self._descriptor, len(views[0]))
+                os.lseek(file.descriptor, offset, os.SEEK_SET)
+                content = os.read(file.descriptor, len(views[0]))
             views[0][: len(content)] = content
             return len(content)
 
     def begin_bulk(self) -> None:
         """Go past the page cache where the file is not in it: that is faster than through it, and takes fewer pages."""
         if capabilities.DIRECT_IO and self.n_bytes >= _DIRECT_FROM_BYTES and self._is_cold():
+            direct = HeldDescriptor()
             with contextlib.suppress(OSError):
-                self._direct.descriptor = os.open(self._path, _READ_FLAGS | os.O_DIRECT)
-                if os.fstat(self._direct.descriptor).st_ino != os.fstat(self._descriptor).st_ino:
-                    self._direct.close()  # another file has taken its place
+                direct.descriptor = os.open(self._path, _READ_FLAGS | os.O_DIRECT)
+                if _identity(os.fstat(direct.descriptor)) == self._identity:
+                    self._direct = direct  # else another file has taken its place
 
     def end_bulk(self) -> None:
-        self._direct.close()
+        self._direct = HeldDescriptor()
 
     def _is_cold(self) -> bool:
         """Tell whether most of the file is not in the page cache, from a few samples."""
         if not capabilities.RESIDENCY:
             return False
+        file = self._file()
         n_absent = 0
         for number in range(_SAMPLES):
             try:
-                os.preadv(self._descriptor, [bytearray(1)], self.n_bytes * number // _SAMPLES, os.RWF_NOWAIT)
+                os.preadv(file.descriptor, [bytearray(1)], self.n_bytes * number // _SAMPLES, os.RWF_NOWAIT)
             except BlockingIOError:
                 n_absent += 1
             except OSError:
@@ -150,12 +209,13 @@ class PathSource(ByteSource):
         return n_absent > _SAMPLES // 2
 
     def read_into(self, offset: int, views: list[memoryview]) -> None:
-        if self._direct.descriptor >= 0 and len(views) == 1:
+        direct = self._direct
+        if direct.descriptor >= 0 and len(views) == 1:
             view = views[0]
             low = -(-offset // PAGE_BYTES) * PAGE_BYTES - offset
             high = (offset + len(view)) // PAGE_BYTES * PAGE_BYTES - offset
             if high > low and (address_of(view) + low) % PAGE_BYTES == 0:
-                done = self._read_direct(offset + low, view[low:high])
+                done = _read_direct(direct, offset + low, view[low:high])
                 views = [view[:low]] if low else []
                 rest = view[low + done :]
                 if views:
@@ -165,29 +225,30 @@ class PathSource(ByteSource):
                 return
         super().read_into(offset, views)
 
-    def _read_direct(self, offset: int, view: memoryview) -> int:
-        """Read whole pages past the page cache; returns how many bytes came, 0 where the system does not take it."""
-        try:
-            return os.preadv(self._direct.descriptor, [view], offset)
-        except OSError:
-            return 0
-
     def map(self) -> mmap.mmap:
-        with translated("mapping", self._open_name()):
+        file = self._file()
+        with translated("mapping", self.where):
             if _MAP_NORESERVE is not None:
                 flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
                 protection = mmap.PROT_READ | mmap.PROT_WRITE
-                return mmap.mmap(self._descriptor, self.n_bytes, flags=flags, prot=protection, **_NO_DUPLICATE)
-            return mmap.mmap(self._descriptor, self.n_bytes, access=mmap.ACCESS_COPY)
+                return mmap.mmap(file.descriptor, self.n_bytes, flags=flags, prot=protection, **_NO_DUPLICATE)
+            return mmap.mmap(file.descriptor, self.n_bytes, access=mmap.ACCESS_COPY)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._closed = True
+        self._let_go()
 
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", -1) >= 0:
-            self.close()
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size
+
+
+def _read_direct(file: HeldDescriptor, offset: int, view: memoryview) -> int:
+    """Read whole pages past the page cache; returns how many bytes came, 0 where the system does not take it."""
+    try:
+        return os.preadv(file.descriptor, [view], offset)
+    except OSError:
+        return 0
 
 
 class BytesSource(ByteSource):
@@ -208,21 +269,48 @@ class FileSource(ByteSource):
     """An open, seekable binary file, from its present position to its end."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.where = str(getattr(file, "name", "") or repr(file))
-        if not file.seekable():
-            raise InputError(f"reading {self.where}: the file object is not seekable. Give its path, or its bytes.")
+        self.where = name_of(file)
         self._file = file
-        self._start = file.tell()
-        self.n_bytes = file.seek(0, io.SEEK_END) - self._start
-        file.seek(self._start)
         self._lock = threading.Lock()
+        with usable("reading", file):
+            if not file.seekable():
+                raise InputError(f"reading {self.where}: the file object is not seekable. Give its path, or its bytes.")
+            if not getattr(file, "readable", lambda: True)():
+                raise InputError(
+                    f"reading {self.where}: the file object was opened for writing. Open it with mode 'rb'."
+                )
+            self._start = file.tell()
+            self.n_bytes = file.seek(0, io.SEEK_END) - self._start
+            file.seek(self._start)
 
     def read_some(self, offset: int, views: list[memoryview]) -> int:
-        with self._lock:
+        with self._lock, usable("reading", self._file):
             self._file.seek(self._start + offset)
             content = self._file.read(len(views[0]))
         views[0][: len(content)] = content
         return len(content)
+
+
+def name_of(origin: object) -> str:
+    """Return how messages and reports call what a verb was given: its path, or what kind of thing it is."""
+    if isinstance(origin, (str, os.PathLike)):
+        return str(os.fspath(origin))
+    if isinstance(origin, (bytes, bytearray, memoryview)):
+        return "bytes"
+    return str(getattr(origin, "name", "") or f"<{type(origin).__name__}>")
+
+
+@contextlib.contextmanager
+def usable(doing: str, file: object, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn what a file object says that is closed, or that fails, into an error of perdure's."""
+    with translated(doing, name_of(file), needed_bytes):
+        try:
+            yield
+        except ValueError as error:  # also what a file says that was opened the other way
+            raise InputError(
+                f"{doing} {name_of(file)}: the file object cannot be used ({error}). Open it anew, with mode "
+                f"{'rb' if doing == 'reading' else 'wb'!r}."
+            ) from None
 
 
 def usable_path(origin: str | os.PathLike[str]) -> Path:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from perdure.disk import header as headers
+from perdure.disk.blobs import check_added
 from perdure.disk.consistency import check_file, check_model
+from perdure.disk.faults import translated
 from perdure.disk.folder import find_index, read_index
 from perdure.disk.header import Entry, Header
 from perdure.disk.seal import MANIFEST_KEY, check_seal
 from perdure.disk.sources import ByteSource, PathSource, open_source, usable_path
-from perdure.errors import CorruptError, DigestError, MissingFileError, MissingTensorError
+from perdure.errors import (
+    ConflictError,
+    CorruptError,
+    DigestError,
+    FileError,
+    MissingFileError,
+    MissingTensorError,
+    PerdureError,
+)
 from perdure.records.manifest import Manifest, TensorRecord, decode
 
 
@@ -45,6 +55,11 @@ def open_file(source: ByteSource, *, sealed: bool = True) -> StoredFile:
         source: the file.
         sealed: a seal that does not hold is an error; otherwise the manifest is then left aside.
     """
+    with translated("reading", source.where):
+        return _open_file(source, sealed)
+
+
+def _open_file(source: ByteSource, sealed: bool) -> StoredFile:
     where = source.where
     first = source.read(0, min(8, source.n_bytes))
     length = headers.read_length(first, source.n_bytes, where)
@@ -60,6 +75,7 @@ def open_file(source: ByteSource, *, sealed: bool = True) -> StoredFile:
     if digest is not None:
         manifest = decode(header.metadata[MANIFEST_KEY], where)
         check_file(manifest, header.entries, where)
+        check_added(header.metadata, where)
     return StoredFile(source, header, manifest, digest or "")
 
 
@@ -73,12 +89,14 @@ class Stored:
         metadata: the metadata in which it stood, with its blobs.
         digest: the root digest; empty where there is none.
         files: the names of the shards; empty for a single file.
+        index_bytes: the size of the index; 0 for a single file.
     """
 
     def __init__(self, origin: object, *, sealed: bool = True) -> None:
         self._sealed = sealed
         self._opened: dict[str, StoredFile] = {}
-        self._folder = Path()
+        self._index_path = Path()
+        self.index_bytes = 0
         found = find_index(usable_path(origin)) if isinstance(origin, (str, os.PathLike)) else None
         if found is not None and found.name.endswith(".json"):
             self._open_index(found)
@@ -101,15 +119,16 @@ class Stored:
         self.files: tuple[str, ...] = ()
 
     def _open_index(self, path: Path) -> None:
-        index = read_index(path, sealed=self._sealed)
+        self._index_path = path.absolute()
+        index = self._index = read_index(path, sealed=self._sealed)
         self.where = str(path.parent)
-        self._folder = path.parent
         self._shard_of = index.shard_of
         self._names_of: dict[str, list[str]] = {}
         for name, shard in index.shard_of.items():
             self._names_of.setdefault(shard, []).append(name)
         self.manifest, self.metadata, self.digest = index.manifest, index.metadata, index.digest
         self.files = index.files
+        self.index_bytes = index.n_bytes
         if index.manifest:
             check_model(index.manifest, index.shard_of, str(path))
 
@@ -126,6 +145,7 @@ class Stored:
         Raises:
             MissingTensorError: no tensor of that name.
             CorruptError: the shard is missing, or not the one that the index means.
+            ConflictError: the model was saved anew since its index was read.
         """
         try:
             shard = self._shard_of[name]
@@ -136,13 +156,25 @@ class Stored:
     def file(self, shard: str) -> StoredFile:
         """Return the opened shard of that name; the empty name is a single file's."""
         if shard not in self._opened:
-            self._opened[shard] = self._open_shard(shard)
+            try:
+                self._opened[shard] = self._open_shard(shard)
+            except FileError:
+                self._check_index()
+                raise
         return self._opened[shard]
 
-    def _open_shard(self, shard: str) -> StoredFile:
-        path = self._folder / shard
+    def _check_index(self) -> None:
+        """Say so where a shard is not what it should be because a save has put another index in place."""
         try:
-            source = PathSource(path)
+            index = read_index(self._index_path, sealed=self._sealed)
+        except PerdureError:
+            return
+        if (index.digest, index.shard_of) != (self.digest, self._shard_of):
+            raise ConflictError(f"reading {self.where}: it was saved anew meanwhile. Open it again.")
+
+    def _open_shard(self, shard: str) -> StoredFile:
+        try:
+            source = PathSource(self._index_path.parent / shard, os.path.join(self.where, shard), one_of_many=True)
         except MissingFileError:
             raise CorruptError(f"reading {self.where}: the shard {shard} is missing. Restore it from a copy.") from None
         try:
@@ -182,3 +214,26 @@ class Stored:
         """Close all files; memory that was mapped stays as long as its tensors."""
         for opened in self._opened.values():
             opened.source.close()
+
+
+_ATTEMPTS = 100
+
+T = TypeVar("T")
+
+
+def with_stored(origin: object, use: Callable[[Stored], T]) -> T:
+    """Open a saved model, use it and close it; begin again, a bounded number of times, where it was saved anew meanwhile.
+
+    Raises:
+        ConflictError: it is saved anew faster than it can be read.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        stored = Stored(origin)
+        try:
+            return use(stored)
+        except ConflictError:
+            if attempt == _ATTEMPTS:
+                raise
+        finally:
+            stored.close()
+    raise AssertionError("unreachable")

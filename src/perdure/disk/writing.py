@@ -73,8 +73,8 @@ class Ring:
     meanwhile.
     """
 
-    def __init__(self, n_segments: int) -> None:
-        self._memory = allocate(n_segments * SEGMENT_BYTES)
+    def __init__(self, n_segments: int, where: str) -> None:
+        self._memory = allocate(n_segments * SEGMENT_BYTES, where, "saving")
         self._address = address_of(self._memory)
         self._n_segments = n_segments
         self._next = 0
@@ -142,15 +142,17 @@ def open_direct(path: os.PathLike[str], plain: int, n_bytes: int) -> DirectSink 
     except OSError:
         return None
     try:
-        os.pwrite(descriptor, allocate(_PAGE), 0)  # the header's place, written last
+        os.pwrite(descriptor, allocate(_PAGE, str(path), "saving"), 0)  # the header's place, written last
     except OSError:
         os.close(descriptor)
         return None
     return DirectSink(descriptor, plain)
 
 
-def write_items(items: list[Item], descriptor: int, path: os.PathLike[str], data_start: int) -> dict[str, Digests]:
-    """Write the items' bytes in order from `data_start` on and return their digests.
+def write_items(
+    items: list[Item], descriptor: int, path: os.PathLike[str], data_start: int, where: str
+) -> dict[str, Digests]:
+    """Write the items' bytes in order from `data_start` on and return their digests; `where` names the file in messages.
 
     Raises:
         OSError: the system refused.
@@ -159,7 +161,7 @@ def write_items(items: list[Item], descriptor: int, path: os.PathLike[str], data
     direct = open_direct(path, descriptor, n_bytes)
     sink: PlainSink | DirectSink = direct or PlainSink(descriptor)
     try:
-        digests = _write_streaming(items, sink, data_start)
+        digests = _write_streaming(items, sink, data_start, where)
     finally:
         sink.close()
     if direct:
@@ -181,7 +183,9 @@ def _digests_of_pieces(pieces: Iterable[Piece]) -> Digests:
     return Digests(identity.hexdigest(), checksum.hexdigest())
 
 
-def _write_streaming(items: list[Item], sink: PlainSink | DirectSink, data_start: int) -> dict[str, Digests]:
+def _write_streaming(
+    items: list[Item], sink: PlainSink | DirectSink, data_start: int, where: str
+) -> dict[str, Digests]:
     """Stage segments in this thread while others write them and compute their digests.
 
     At most `RING_SEGMENTS` are under way, which bounds the memory. Errors of the other threads are raised here.
@@ -189,7 +193,7 @@ def _write_streaming(items: list[Item], sink: PlainSink | DirectSink, data_start
     identities = DigestStream(lambda: blake3(max_threads=max(1, capabilities.n_processors() // 2)))
     checksums = DigestStream(xxhash.xxh3_128)
     n_writers = _WRITERS if capabilities.VECTOR_WRITES else 1
-    ring = Ring(RING_SEGMENTS)
+    ring = Ring(RING_SEGMENTS, where)
     under_way: collections.deque[list[Outcome]] = collections.deque()
     with Crew(1) as identifiers, Crew(1) as checkers, Crew(n_writers) as writers:
         for segment in segments(items, data_start):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9]\d{0,8})(?=\.)")
+_MAX_LENGTH = 500
+_MAX_NUMBERS = 32
 
 
 def fold(names: Iterable[str]) -> list[str]:
@@ -15,25 +18,29 @@ def fold(names: Iterable[str]) -> list[str]:
     is kept.
     """
     names = list(dict.fromkeys(names))
-    patterns = {name: _patterns(name) for name in names}
-    values: dict[tuple[str, str], set[int]] = {}
-    for found in patterns.values():
-        for pattern, number in found:
-            values.setdefault(pattern, set()).add(number)
-    groups: dict[tuple[str, ...], list[int]] = {}
+    first: dict[int, str] = {}
+    varying: set[int] = set()
+    for pattern, number in (pair for name in names for pair in _patterns(name)):
+        if first.setdefault(hash(pattern), number) != number:
+            varying.add(hash(pattern))
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name in names:
-        pattern, number = next((pair for pair in patterns[name] if len(values[pair[0]]) > 1), ((name,), None))
+        pattern, number = next((pair for pair in _patterns(name) if hash(pair[0]) in varying), ((name,), None))
         groups.setdefault(pattern, []).extend([] if number is None else [number])
-    return [_ranges(numbers).join(pattern) for pattern, numbers in groups.items()]
+    return [ranges(numbers).join(pattern) for pattern, numbers in groups.items()]
 
 
-def _patterns(name: str) -> list[tuple[tuple[str, str], int]]:
-    """Return what stands before and behind each number of a name, and that number."""
-    return [((name[: match.start()], name[match.end() :]), int(match[0])) for match in _NUMBER.finditer(name)]
+def _patterns(name: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """Give what stands before and behind each number of a name, and that number; nothing for a name beyond all sense."""
+    if len(name) <= _MAX_LENGTH:
+        for match in itertools.islice(_NUMBER.finditer(name), _MAX_NUMBERS):
+            yield (name[: match.start()], name[match.end() :]), match[0]
 
 
-def _ranges(numbers: list[int]) -> str:
-    """Write [0, 1, 2, 5] as `{0..2,5}`, and a single number as it is."""
+def ranges(texts: list[str]) -> str:
+    """Write 0, 1, 2, 5 as `{0..2,5}`, 00, 01, 02 as `{00..02}`, and a single number as it is."""
+    width = len(texts[0]) if texts and any(text.startswith("0") and len(text) > 1 for text in texts) else 0
+    numbers = [int(text) for text in texts]
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:
@@ -41,8 +48,8 @@ def _ranges(numbers: list[int]) -> str:
         else:
             runs.append([number, number])
     if len(runs) == 1 and runs[0][0] == runs[0][1]:
-        return str(runs[0][0])
-    return "{" + ",".join(str(a) if a == b else f"{a}..{b}" for a, b in runs) + "}"
+        return f"{runs[0][0]:0{width}}"
+    return "{" + ",".join(f"{a:0{width}}" if a == b else f"{a:0{width}}..{b:0{width}}" for a, b in runs) + "}"
 
 
 def human_bytes(n_bytes: int) -> str:

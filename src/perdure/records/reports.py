@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from perdure.records.environment import Environment
@@ -20,6 +21,7 @@ class TensorSpec:
         shape: its sizes.
         n_bytes: bytes that it takes in the file; 0 for a tensor that lies in the memory of another.
         digest: BLAKE3 of its bytes in hexadecimal; empty where the file has none.
+        role: `"parameter"` or `"buffer"`; empty where that is not known.
     """
 
     name: str
@@ -27,6 +29,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     n_bytes: int
     digest: str = ""
+    role: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +154,11 @@ class Info:
         environment: where it was written; None where that is not known.
         differences: how that differs from the environment here.
         tensors: every tensor, in the file's order; those that lie in another's memory last.
-        n_bytes: bytes of the file, or of all files of the folder.
+        n_bytes: bytes of the file, or of all files of the folder, its index included.
         digest: the root digest; empty where there is none.
         files: the shards' names; empty for a single file.
+        notes: the notes that were saved, as they were given; None where there are none.
+        volatile: the buffers that are not persistent, which are no tensors of the file.
     """
 
     path: str
@@ -168,6 +173,16 @@ class Info:
     n_bytes: int
     digest: str = ""
     files: tuple[str, ...] = ()
+    notes: Any = None
+    volatile: tuple[TensorSpec, ...] = ()
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers its parameters have, those of tied ones once; all tensors' where roles are not known."""
+        known = any(spec.role for spec in self.tensors)
+        return sum(
+            math.prod(spec.shape) for spec in self.tensors if spec.n_bytes and (spec.role == "parameter" or not known)
+        )
 
     def __str__(self) -> str:
         writer = self.manifest.writer if self.manifest else "another writer"

@@ -20,11 +20,18 @@ from decimal import Decimal
 from typing import Any, cast
 
 from perdure.errors import CorruptError, InputError, LimitError, UnsupportedValueError
+from perdure.records.counting import count_outside_strings
 
 TAG = "$"
 MAX_DEPTH = 200
 MAX_VALUES = 4_000_000
-_MARKS = (b",", b"[", b"{")
+_MARKS = b",[{"
+MAX_FRACTION_DIGITS = 4096
+"""Hexadecimal digits of a numerator or denominator: a reader has to reduce the fraction, which takes their square."""
+
+MAX_ALIKE_KEYS = 1000
+"""Keys of one dict or set that share their hash: to find one among them takes as many steps."""
+
 _SAFE_INT = 2**53
 
 EncodeHook = Callable[[Any, str], "dict[str, Any] | None"]
@@ -56,7 +63,7 @@ def check_count(text: bytes) -> None:
     Raises:
         InputError: there are too many.
     """
-    n_values = sum(text.count(mark) for mark in _MARKS)
+    n_values = count_outside_strings(text, _MARKS, MAX_VALUES)
     if n_values > MAX_VALUES:
         raise InputError(
             f"saving: {n_values} plain values; at most {MAX_VALUES} are loaded again. Put long lists of numbers into arrays "
@@ -66,7 +73,7 @@ def check_count(text: bytes) -> None:
 
 def from_text(text: bytes, where: str) -> Any:
     """Read JSON text into encoded data; `where` names the file in messages."""
-    n_values = sum(text.count(mark) for mark in _MARKS)
+    n_values = count_outside_strings(text, _MARKS, MAX_VALUES)
     if n_values > MAX_VALUES:
         raise LimitError(f"reading {where}: it holds {n_values} plain values; the limit is {MAX_VALUES}.")
     try:
@@ -189,13 +196,20 @@ def _shown(key: Any) -> str:
 def _check_keys(keys: Iterable[Any], place: str) -> None:
     """Refuse keys that would not be keys, or not different ones, once enums have become their plain values."""
     plain: set[Any] = set()
+    alike: Counter[int] = Counter()
     for key in keys:
         value = _without_enums(key)
         try:
+            alike[hash(value)] += 1
             fresh = value not in plain
             plain.add(value)
         except TypeError:
             fresh = False
+        if fresh and alike[hash(value)] > MAX_ALIKE_KEYS:
+            raise UnsupportedValueError(
+                f"saving {place[:300]}: more than {MAX_ALIKE_KEYS} of its keys have the same hash, {hash(value)}, which no "
+                f"file may ask of its readers. Save the keys as a list or an array."
+            )
         if not fresh:
             raise UnsupportedValueError(
                 f"saving {place[:300]}: the key {_shown(key)} would not be a key of its own as the plain value "
@@ -233,6 +247,11 @@ def _encode_scalar(value: Any, place: str) -> dict[str, Any] | None:
     if kind is Decimal:
         return {TAG: "decimal", "of": str(value)}
     if kind is fractions.Fraction:
+        if max(abs(value.numerator), value.denominator).bit_length() > 4 * MAX_FRACTION_DIGITS:
+            raise UnsupportedValueError(
+                f"saving {place[:300]}: a fraction of more than {MAX_FRACTION_DIGITS} hexadecimal digits. Save its "
+                f"numerator and its denominator."
+            )
         return {TAG: "fraction", "of": [hex(value.numerator), hex(value.denominator)]}
     return None
 
@@ -269,6 +288,21 @@ def decode(encoded: Any, where: str, hook: DecodeHook | None = None) -> Any:
         raise CorruptError(f"reading {where}: its plain values cannot be read ({str(error)[:200]}).") from None
 
 
+def plain(value: Any) -> Any:
+    """Return a decoded value as JSON has it, for people: what JSON has no word for becomes text."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**64 else hex(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    return value.hex() if isinstance(value, (bytes, bytearray)) else str(value)
+
+
 def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
     if type(encoded) is list:
         return [_decode(item, hook) for item in encoded]
@@ -277,10 +311,13 @@ def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
     if TAG not in encoded:
         return {key: _decode(item, hook) for key, item in encoded.items()}
     tag, content = encoded[TAG], cast("Any", encoded.get("of"))
-    if tag in _COLLECTIONS:
-        return _COLLECTIONS[tag](_decode(item, hook) for item in content)
+    if tag == "tuple":
+        return tuple(_decode(item, hook) for item in content)
+    if tag in ("set", "frozenset"):
+        items = _checked_keys([_decode(item, hook) for item in content])
+        return set(items) if tag == "set" else frozenset(items)
     if tag in ("dict", "counter"):
-        pairs = {_decode(key, hook): _decode(item, hook) for key, item in content}
+        pairs = dict(_decode_pairs(content, hook))
         return pairs if tag == "dict" else Counter(pairs)
     if tag == "ordered":
         return _decode_ordered(encoded, hook)
@@ -294,8 +331,22 @@ def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
     return hook(encoded)
 
 
+def _decode_pairs(content: Any, hook: DecodeHook | None) -> Iterable[tuple[Any, Any]]:
+    keys = _checked_keys([_decode(key, hook) for key, _ in content])
+    return zip(keys, [_decode(item, hook) for _, item in content], strict=True)
+
+
+def _checked_keys(keys: list[Any]) -> list[Any]:
+    """Return keys that may be put into one dict or set; hashes of numbers can be chosen, so that all are the same."""
+    if len(keys) > MAX_ALIKE_KEYS:
+        _, most = Counter(map(hash, keys)).most_common(1)[0]
+        if most > MAX_ALIKE_KEYS:
+            raise ValueError(f"{most} keys with the same hash; at most {MAX_ALIKE_KEYS} are read")
+    return keys
+
+
 def _decode_ordered(encoded: dict[str, Any], hook: DecodeHook | None) -> OrderedDict[Any, Any]:
-    ordered = OrderedDict((_decode(key, hook), _decode(item, hook)) for key, item in encoded["of"])
+    ordered = OrderedDict(_decode_pairs(encoded["of"], hook))
     if "versions" in encoded:
         vars(ordered)["_metadata"] = OrderedDict(_decode(encoded["versions"], None))
     return ordered
@@ -311,7 +362,11 @@ def _list_of(parts: Any, length: int) -> list[Any]:
     return parts
 
 
-_COLLECTIONS: dict[str, Callable[..., Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+def _fraction(parts: Any) -> fractions.Fraction:
+    if any(len(part) > MAX_FRACTION_DIGITS + 3 for part in _list_of(parts, 2)):  # `-0x` before the digits
+        raise ValueError(f"a fraction of more than {MAX_FRACTION_DIGITS} digits")
+    return fractions.Fraction(*(int(part, 16) for part in parts))
+
 
 _SCALARS: dict[str, Callable[[Any], Any]] = {
     "text": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
@@ -325,5 +380,5 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
     "time": datetime.time.fromisoformat,
     "timedelta": lambda parts: datetime.timedelta(*_list_of(parts, 3)),
     "decimal": Decimal,
-    "fraction": lambda parts: fractions.Fraction(*(int(part, 16) for part in _list_of(parts, 2))),
+    "fraction": _fraction,
 }

@@ -17,6 +17,7 @@ from perdure.disk.memory import address_of, allocate
 from perdure.disk.reading import ALIGNMENT, read, want
 from perdure.disk.stored import Stored, StoredFile
 from perdure.errors import InputError, MissingTensorError
+from perdure.records import values
 from perdure.records.environment import Environment
 from perdure.records.manifest import Manifest
 from perdure.records.reports import TensorSpec
@@ -99,6 +100,11 @@ class Weights(Mapping[str, torch.Tensor]):
     def environment(self) -> Environment | None:
         """Where the file was written; None where it does not say."""
         return self.manifest.environment if self.manifest else None
+
+    @cached_property
+    def notes(self) -> Any:
+        """The notes that were saved, as they were given; None where there are none."""
+        return values.decode(self.manifest.notes, self.path) if self.manifest else None
 
     @property
     def digest(self) -> str:

@@ -18,7 +18,7 @@ from perdure.disk import blobs
 from perdure.disk.digests import Digests
 from perdure.disk.files import Written, lay_out, write_file, write_stream
 from perdure.disk.folder import DEFAULT_SHARD_BYTES, blank_metadata, write_folder
-from perdure.disk.sources import usable_path
+from perdure.disk.sources import name_of, usable, usable_path
 from perdure.errors import InputError, PathError
 from perdure.records import values
 from perdure.records.manifest import PROTOCOL, Manifest, ShardRecord, TensorRecord, encode
@@ -87,6 +87,13 @@ def check_target(path: Target, shard_bytes: int | None) -> None:
     if not isinstance(path, (str, os.PathLike)):
         if not hasattr(path, "write") or isinstance(path, io.TextIOBase):
             raise InputError(f"saving: a path or a binary file was expected, not {type(path).__name__}.")
+        with usable("saving to", path):
+            if getattr(path, "closed", False):
+                raise InputError(f"saving to {name_of(path)}: the file object is closed. Open it anew, with mode 'wb'.")
+            if not getattr(path, "writable", lambda: True)():
+                raise InputError(
+                    f"saving to {name_of(path)}: the file object was opened for reading. Open it with mode 'wb'."
+                )
         return
     target = usable_path(path)
     if target.name in ("", "..", SUFFIX):
@@ -94,8 +101,22 @@ def check_target(path: Target, shard_bytes: int | None) -> None:
     if target.suffix not in ("", SUFFIX):
         raise PathError(
             f"saving {path}: the ending {target.suffix!r} is not one of perdure's. Name it "
-            f"{target.with_suffix(SUFFIX)} for one file, or give a name without an ending for a folder of shards."
+            f"{_proposed(target)} for one file, or give a name without an ending for a folder of shards."
         )
+
+
+_OTHER_SUFFIXES = frozenset(
+    (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".h5", ".onnx", ".gguf", ".npz", ".npy", ".zip", ".safetensor")
+)
+
+
+def _proposed(target: Path) -> Path:
+    """Return the name for a file in place of one with another ending; what only looks like an ending stays."""
+    if target.name.endswith(".index.json"):
+        target = target.with_name(target.name.removesuffix(".index.json").removesuffix(SUFFIX))
+    elif target.suffix.lower() in _OTHER_SUFFIXES:
+        target = target.with_suffix("")
+    return target.with_name(target.name + SUFFIX)
 
 
 def new_manifest(kind: str, holdings: Holdings, **fields: Any) -> Manifest:
