@@ -10,7 +10,7 @@ from torch import nn
 from torch._C import _swap_tensor_impl as swap_contents
 from torch.autograd.graph import increment_version
 
-from perdure.errors import MismatchError, PerdureError
+from perdure.errors import MismatchError, PerdureError, StorageError
 from perdure.weights.aliases import contiguous_stride, is_dense, overlaps_itself
 from perdure.weights.slots import ModelSlots
 from perdure.weights.storing import as_integers, composition
@@ -182,11 +182,21 @@ def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def on_its_own(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that has its memory for itself: a view whose owner nobody has could neither grow nor be trained."""
+    """Return a tensor that has its memory for itself: a view whose owner nobody has could neither grow nor be trained.
+
+    Raises:
+        StorageError: there is not so much memory.
+    """
     plain = tensor.layout is torch.strided and not tensor.is_quantized
     if not plain or (tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes):
         return tensor
-    return _contiguous(as_integers(tensor).clone(memory_format=torch.contiguous_format)).view(tensor.dtype)
+    try:
+        return as_integers(tensor).clone(memory_format=torch.contiguous_format).view(tensor.dtype)
+    except RuntimeError as error:
+        raise StorageError(
+            f"loading: a tensor of shape {tuple(tensor.shape)} needs {tensor.nbytes} bytes of memory, and the system does not "
+            f"give them. Free memory, or open the file with perdure.open."
+        ) from error
 
 
 def exchange(tensor: torch.Tensor, other: torch.Tensor) -> None:
