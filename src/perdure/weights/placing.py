@@ -194,8 +194,8 @@ def on_its_own(tensor: torch.Tensor) -> torch.Tensor:
         return as_integers(tensor).clone(memory_format=torch.contiguous_format).view(tensor.dtype)
     except RuntimeError as error:
         raise StorageError(
-            f"loading: a tensor of shape {tuple(tensor.shape)} needs {tensor.nbytes} bytes of memory, and the system does not "
-            f"give them. Free memory, or open the file with perdure.open."
+            f"loading: a tensor of shape {tuple(tensor.shape)} needs {tensor.nbytes} bytes of memory, and the system does "
+            f"not give them. Free memory, or open the file with perdure.open."
         ) from error
 
 
