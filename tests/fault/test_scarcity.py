@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def test_threads_are_told_to_stop_when_starting_them_is_interrupted(monkeypatch:
 
     def starting(*arguments: Any) -> int:
         if not left[0]:
+            time.sleep(0.5)  # those before it are there by then
             raise KeyboardInterrupt
         left[0] -= 1
         return start(*arguments)
