@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 import perdure
 from fault.test_headers import raised
-from perdure.disk import memory
+from perdure.disk import faults, memory
 from perdure.disk.crew import Crew, finish
 from perdure.disk.sources import BytesSource
 from perdure.errors import InputError, StorageError
@@ -53,6 +54,7 @@ def test_threads_are_told_to_stop_when_starting_them_is_interrupted(monkeypatch:
 
     def starting(*arguments: Any) -> int:
         if not left[0]:
+            time.sleep(0.5)  # those before it are there by then
             raise KeyboardInterrupt
         left[0] -= 1
         return start(*arguments)
@@ -78,6 +80,8 @@ def test_a_job_without_a_thread_says_what_went_wrong(monkeypatch: pytest.MonkeyP
 def test_memory_that_is_not_there_is_a_storage_error() -> None:
     with pytest.raises(StorageError, match=r"reading here: .*memory"):
         BytesSource(b"", "here").read(0, 2**62)
+    with pytest.raises(StorageError, match=r"reading here: more memory"), faults.enough_memory("here"):
+        raise MemoryError
     with pytest.raises(StorageError, match=r"saving there: \d+ bytes of memory .*Free memory\.$"):
         memory.allocate(2**62, "there", "saving")
 

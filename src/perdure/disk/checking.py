@@ -16,7 +16,7 @@ from perdure.disk.blobs import KNOWN, MAX_UNPACKED_BYTES, unpack
 from perdure.disk.consistency import check_alias, check_composed
 from perdure.disk.crew import run_in_threads
 from perdure.disk.description import stored_spec
-from perdure.disk.faults import translated
+from perdure.disk.faults import enough_memory
 from perdure.disk.sources import BytesSource, name_of
 from perdure.disk.stored import Stored, StoredFile, open_file, with_stored
 from perdure.errors import CorruptError, FileError, ProtocolError
@@ -59,7 +59,7 @@ def _check_stored(path: str, stored: Stored, progress: Progress | None) -> Check
     total = sum(file.header.data_bytes for file in files)
     report = (lambda n_bytes: progress(n_bytes, total)) if progress else _ignore
     jobs = [_job(file, name, findings, report) for file in files for name in file.header.entries if file.manifest]
-    with translated("reading", path):
+    with enough_memory(path):
         run_in_threads(jobs, capabilities.n_processors())
         findings += _check_derived(
             stored, {name: stored_spec(file, name) for file in files for name in file.header.entries}

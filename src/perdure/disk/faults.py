@@ -83,10 +83,17 @@ def out_of_memory(doing: str, path: str, needed_bytes: int = 0) -> StorageError:
 
 @contextmanager
 def translated(doing: str, path: str, needed_bytes: int = 0) -> Iterator[None]:
-    """Translate every OSError that leaves the block, and a MemoryError."""
+    """Translate every OSError that leaves the block."""
     try:
         yield
     except OSError as error:
         raise translate(error, doing, path, needed_bytes) from error
+
+
+@contextmanager
+def enough_memory(path: str, needed_bytes: int = 0) -> Iterator[None]:
+    """Translate a MemoryError that leaves a block which reads a file."""
+    try:
+        yield
     except MemoryError as error:
-        raise out_of_memory(doing, path) from error
+        raise out_of_memory("reading", path, needed_bytes) from error

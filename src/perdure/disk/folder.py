@@ -21,7 +21,7 @@ from perdure.disk import header as headers
 from perdure.disk.atomic import clear_stale, is_old, locked_folder, replacing, sync_folder
 from perdure.disk.blobs import check_added
 from perdure.disk.digests import Digests
-from perdure.disk.faults import translate, translated
+from perdure.disk.faults import enough_memory, translate, translated
 from perdure.disk.files import Written, write_file
 from perdure.disk.seal import BLANK, DIGEST_KEY, MANIFEST_KEY, check_seal, seal
 from perdure.disk.sources import PathSource
@@ -82,7 +82,7 @@ def read_index(path: Path, *, sealed: bool = True) -> Index:
         CorruptError: not an index, or one that names files outside its folder.
         LimitError: it is larger than a header may be.
     """
-    with translated("reading", str(path)):
+    with enough_memory(str(path)):
         return _parsed(path, _content(path), sealed)
 
 

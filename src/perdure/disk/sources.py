@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from perdure.disk import capabilities
-from perdure.disk.faults import translated
+from perdure.disk.faults import enough_memory, translated
 from perdure.disk.held import HeldDescriptor
 from perdure.disk.memory import PAGE_BYTES, address_of
 from perdure.errors import ConflictError, CorruptError, FormatError, InputError, MissingFileError, PathError
@@ -69,7 +69,7 @@ class ByteSource(ABC):
 
     def read(self, offset: int, n_bytes: int) -> bytes:
         """Return `n_bytes` bytes from `offset` on."""
-        with translated("reading", self.where, n_bytes):
+        with enough_memory(self.where, n_bytes):
             buffer = bytearray(n_bytes)
             if n_bytes:
                 self.read_into(offset, [memoryview(buffer)])

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from perdure.disk import header as headers
 from perdure.disk.blobs import check_added
 from perdure.disk.consistency import check_file, check_model
-from perdure.disk.faults import translated
+from perdure.disk.faults import enough_memory
 from perdure.disk.folder import find_index, read_index
 from perdure.disk.header import Entry, Header
 from perdure.disk.seal import MANIFEST_KEY, check_seal
@@ -55,7 +55,7 @@ def open_file(source: ByteSource, *, sealed: bool = True) -> StoredFile:
         source: the file.
         sealed: a seal that does not hold is an error; otherwise the manifest is then left aside.
     """
-    with translated("reading", source.where):
+    with enough_memory(source.where):
         return _open_file(source, sealed)
 
 
