@@ -221,14 +221,14 @@ _ATTEMPTS = 100
 T = TypeVar("T")
 
 
-def with_stored(origin: object, use: Callable[[Stored], T]) -> T:
+def with_stored(origin: object, use: Callable[[Stored], T], *, sealed: bool = True) -> T:
     """Open a saved model, use it and close it; begin again, a bounded number of times, where it was saved anew meanwhile.
 
     Raises:
         ConflictError: it is saved anew faster than it can be read.
     """
     for attempt in range(1, _ATTEMPTS + 1):
-        stored = Stored(origin)
+        stored = Stored(origin, sealed=sealed)
         try:
             return use(stored)
         except ConflictError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.disk.blobs import pack, unpack
-from perdure.disk.stored import Stored
+from perdure.disk.stored import Stored, with_stored
 from perdure.errors import CorruptError, FormatError
 from perdure.records import values
 from perdure.records.reports import SaveReport
@@ -72,22 +72,20 @@ def load_checkpoint(path: Origin) -> Any:
     Example:
         >>> state = perdure.load_checkpoint("last.safetensors")
     """
-    stored = Stored(path)
-    try:
-        content = unpack(stored.metadata, _BLOB, stored.where) if stored.manifest else None
-        if content is None:
-            raise FormatError(
-                f"reading {stored.where}: it holds weights, not a checkpoint. Use perdure.load_weights or perdure.open."
-            )
-        encoded = values.from_text(content, stored.where)
-        restorer = Restorer(stored)
-        names = dict.fromkeys(names_in(encoded))
-        absent = names.keys() - set(restorer.names())
-        if absent:
-            raise CorruptError(
-                f"reading {stored.where}: its values refer to {sorted(absent)[0]!r}, which is not there."
-            )
-        tensors = restorer.read(names, "checksum")
-        return values.decode(encoded, stored.where, TensorRestorer(tensors.__getitem__, stored.where).hook)
-    finally:
-        stored.close()
+    return with_stored(path, _load)
+
+
+def _load(stored: Stored) -> Any:
+    content = unpack(stored.metadata, _BLOB, stored.where) if stored.manifest else None
+    if content is None:
+        raise FormatError(
+            f"reading {stored.where}: it holds weights, not a checkpoint. Use perdure.load_weights or perdure.open."
+        )
+    encoded = values.from_text(content, stored.where)
+    restorer = Restorer(stored)
+    names = dict.fromkeys(names_in(encoded))
+    absent = names.keys() - set(restorer.names())
+    if absent:
+        raise CorruptError(f"reading {stored.where}: its values refer to {sorted(absent)[0]!r}, which is not there.")
+    tensors = restorer.read(names, "checksum")
+    return values.decode(encoded, stored.where, TensorRestorer(tensors.__getitem__, stored.where).hook)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import nn
 
-from perdure.disk.stored import Stored
+from perdure.disk.stored import Stored, with_stored
 from perdure.errors import DigestError, InputError
 from perdure.records.reports import LoadReport
 from perdure.weights.dtypes import can_cast, kind_of
@@ -80,28 +81,33 @@ def load_weights(
         >>> print(perdure.load_weights(model, "weights.safetensors"))
     """
     _check_arguments(model, mode, verify)
-    stored = Stored(path, sealed=verify is not False)
-    try:
+    where_to = None if device is None else usable_device(device)
+    checked: Verify = "full" if digest is not None else verify
+
+    def use(stored: Stored) -> LoadReport:
         _check_pinned(stored, digest)
         _check_mode(stored, mode)
         _warn_unsealed(stored)
-        verify = "full" if digest is not None else verify
-        where_to = None if device is None else usable_device(device)
         modules = modules_of(model)
         slots = find_slots(modules)
-        incoming = Incoming(stored, prefix, verify)
+        incoming = Incoming(stored, prefix, checked)
         load = _load_own_way if loads_its_own_way(model, modules) else _load_fast
         with torch.inference_mode(False):  # parameters made in inference mode could never be trained
             found = load(model, slots, incoming, strict, where_to)
         _set_mode(model, modules, stored, prefix, mode)
-        report = report_of(find_slots(modules) if load is _load_own_way else slots, incoming, found, verify)
-    finally:
-        stored.close()
-    if report.differences:
-        more = len(report.differences) - _SHOWN_DIFFERENCES
-        shown = "; ".join(report.differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        log.warning("%s was saved with %s.", stored.where, shown)
-    return report
+        report = report_of(find_slots(modules) if load is _load_own_way else slots, incoming, found, checked)
+        _log_differences(stored.where, report.differences)
+        return report
+
+    return with_stored(path, use, sealed=verify is not False)
+
+
+def _log_differences(where: str, differences: Sequence[str]) -> None:
+    """Say in one line how the environment of a save differs from this one."""
+    if differences:
+        more = len(differences) - _SHOWN_DIFFERENCES
+        shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        log.warning("%s was saved with %s.", where, shown)
 
 
 def _check_arguments(model: object, mode: object, verify: object) -> None:
