@@ -59,7 +59,7 @@ def relate(tensors: dict[str, torch.Tensor]) -> Relations:
     A tensor with the same memory, shape and strides as an earlier one is its alias. One that lies within a tensor whose
     elements fill their memory without gaps is an alias of that. All other overlaps are reported as pairs.
     """
-    if not _may_share(tensors.values()):
+    if not may_share(tensor.untyped_storage() for tensor in tensors.values() if tensor.layout is torch.strided):
         return Relations({}, [])
     order = {name: number for number, name in enumerate(tensors)}
     extents = [extent for name, tensor in tensors.items() if (extent := _extent(name, tensor))]
@@ -71,9 +71,8 @@ def relate(tensors: dict[str, torch.Tensor]) -> Relations:
     return Relations({name: aliases[name] for name in tensors if name in aliases}, overlaps)
 
 
-def _may_share(tensors: Iterable[torch.Tensor]) -> bool:
+def may_share(storages: Iterable[torch.UntypedStorage]) -> bool:
     """Tell whether storages overlap or occur twice: a quick look that spares most models the exact one."""
-    storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout is torch.strided]
     end = -1
     for start, n_bytes in sorted([(storage.data_ptr(), storage.nbytes()) for storage in storages]):
         if n_bytes and start < end:

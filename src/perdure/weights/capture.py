@@ -13,7 +13,7 @@ from perdure.errors import InputError
 from perdure.records import values
 from perdure.records.manifest import ModuleVersions
 from perdure.weights.nested import TensorCollector
-from perdure.weights.slots import modules_of
+from perdure.weights.slots import Modules, modules_of
 from perdure.weights.storing import Role, refuse
 
 EXTRA_STATE = "_extra_state"
@@ -81,8 +81,12 @@ def _is_extra(key: object) -> bool:
 
 def _capture_module(model: nn.Module) -> Captured:
     captured = _capture_mapping(model.state_dict())
-    captured.roles = _roles(model, captured.tensors)
-    modules = dict(model.named_modules())
+    by_prefix = modules_of(model)
+    captured.roles = _roles(by_prefix, captured.tensors)
+    firsts: dict[int, tuple[str, nn.Module]] = {}
+    for prefix, module in by_prefix:
+        firsts.setdefault(id(module), (prefix[:-1], module))
+    modules = dict(firsts.values())
     in_training = tuple(name for name, module in modules.items() if module.training)
     captured.training = bool(in_training) if len(in_training) in (0, len(modules)) else in_training
     captured.volatile = _volatile_buffers(modules)
@@ -90,10 +94,10 @@ def _capture_module(model: nn.Module) -> Captured:
     return captured
 
 
-def _roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
+def _roles(modules: Modules, names: Iterable[str]) -> dict[str, Role]:
     """Return what the tensors of a state dict are in the model; of those that a hook made up nothing is known."""
     found: dict[str, Role] = {}
-    for prefix, module in modules_of(model):
+    for prefix, module in modules:
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 found[prefix + key] = _PARAMETER if parameter.requires_grad else _FROZEN
@@ -115,13 +119,14 @@ def _volatile_buffers(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
 
 
 def _versions(metadata: Mapping[str, Mapping[str, Any]]) -> tuple[ModuleVersions, ...]:
-    groups: dict[str, tuple[Any, list[str]]] = {}
+    groups: dict[Any, tuple[Any, list[str]]] = {}
     for module, entry in metadata.items():
         kept = {key: value for key, value in entry.items() if key != "assign_to_params_buffers"}
-        text = repr(kept)
-        if text not in groups:
-            groups[text] = (kept, [])
-        groups[text][1].append(module)
+        plain = kept.keys() == {"version"} and type(kept["version"]) is int
+        key = kept["version"] if plain else repr(kept)
+        if key not in groups:
+            groups[key] = (kept, [])
+        groups[key][1].append(module)
     return tuple(
         ModuleVersions(values.encode(kept, f"version of {modules[0]!r}"), tuple(modules))
         for kept, modules in groups.values()

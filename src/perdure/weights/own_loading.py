@@ -37,14 +37,17 @@ def loads_its_own_way(model: nn.Module, modules: Modules) -> bool:
     """Tell whether a model says itself how it is loaded, or has tensors that only their own type can fill."""
     if getattr(model.load_state_dict, "__func__", None) is not nn.Module.load_state_dict:
         return True
-    return any(_is_special(module) for _, module in modules)
+    kinds = {type(module) for _, module in modules}
+    return any(_is_special(kind) for kind in kinds) or any(_holds_special(module) for _, module in modules)
 
 
-def _is_special(module: nn.Module) -> bool:
-    kind = type(module)
+def _is_special(kind: type[nn.Module]) -> bool:
+    plain = kind._load_from_state_dict in _PLAIN_LOADERS and kind.set_extra_state is nn.Module.set_extra_state
+    return not plain
+
+
+def _holds_special(module: nn.Module) -> bool:
     if module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks:
-        return True
-    if kind._load_from_state_dict not in _PLAIN_LOADERS or kind.set_extra_state is not nn.Module.set_extra_state:
         return True
     tensors = (
         [*module._parameters.values(), *module._buffers.values()] if module._buffers else module._parameters.values()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from perdure.weights.aliases import Sharing, contiguous_stride, relate
+from perdure.weights.aliases import Relations, Sharing, contiguous_stride, may_share, relate
 
 Modules = list[tuple[str, nn.Module]]
 """Every module of a model with the prefix of its names."""
@@ -67,16 +67,16 @@ def find_slots(modules: Modules) -> ModelSlots:
     real = {
         name: tensor for name, tensor in {**by_name, **volatile}.items() if name not in same and _has_memory(tensor)
     }
-    relations = relate(real)
+    storages = {name: tensor.untyped_storage() for name, tensor in real.items()}
+    relations = relate(real) if may_share(storages.values()) else Relations({}, [])
     views: dict[str, Sharing] = {}
     overlapping = {name for pair in relations.overlaps for name in pair if name in by_name}
     in_place = set(overlapping)
     held: set[str] = set()
-    for name, tensor in real.items():
-        storage = tensor.untyped_storage()
+    for name, storage in storages.items():
         if storage.is_shared():
             in_place.add(name)
-        elif storage.nbytes() > tensor.nbytes or _has_other_holders(storage):
+        elif storage.nbytes() > real[name].nbytes or _has_other_holders(storage):
             held.add(name)
     for name, sharing in relations.aliases.items():
         in_place |= {name, sharing.of}
