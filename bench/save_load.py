@@ -41,12 +41,14 @@ def main() -> int:
         samples, failures, n_disturbed = _run(options, folder)
     finally:
         shutil.rmtree(folder)
-    text = report.rendered(samples, options.rounds, options.folder, n_disturbed)
-    print(text)
+    for model in options.models:
+        chosen = {key: value for key, value in samples.items() if key[0] == model}
+        text = report.rendered(chosen, options.rounds, options.folder, n_disturbed)
+        print(text)
+        if options.write:
+            report.write_section(model, text)
     for failure in failures:
         print(failure, file=sys.stderr)
-    if options.write:
-        report.write_section("save_load", text)
     if options.json:
         Path(options.json).write_text(json.dumps([[*key, value] for key, value in samples.items()]))
     return 1 if failures else 0
