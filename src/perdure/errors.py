@@ -4,6 +4,8 @@
     ├── InputError               an argument is wrong: change the call
     │   ├── UnsupportedTensorError   a tensor that no perdure file can hold
     │   ├── UnsupportedValueError    a value outside the vocabulary of plain data
+    │   ├── UnsupportedModelError    a model that can be kept neither by its classes nor by its graph
+    │   ├── UntrustedError           the file names classes or functions that the caller has not permitted
     │   ├── PathError                the path cannot be what this verb writes or reads
     │   ├── MissingTensorError       no tensor of that name (also a KeyError)
     │   └── MismatchError            the file and the model do not fit each other
@@ -16,6 +18,7 @@
     ├── StorageError             the system refused: mend the system, then try again
     │   ├── MissingFileError         there is no such file or folder
     │   └── DiskFullError            no room; the message says how many bytes are needed
+    ├── DriftError               the code has changed since the save: choose the graph, a migration or the old code
     └── ConflictError            somebody else is writing there: wait, then try again
 
 Every message says what was being done and to which file, tensor or key, what was expected and what was found, and what
@@ -44,6 +47,16 @@ class UnsupportedTensorError(InputError):
 
 class UnsupportedValueError(InputError):
     """A value outside the vocabulary of plain data; the message names its place and type."""
+
+
+class UnsupportedModelError(InputError):
+    """A model that can be kept neither by its classes nor by its graph; the message names what stands in the way."""
+
+
+class UntrustedError(InputError):
+    """The file names classes or functions that the caller has not permitted; the message prints the line to add."""
+
+    exit_code = 77
 
 
 class PathError(InputError):
@@ -103,6 +116,12 @@ class MissingFileError(StorageError):
 
 class DiskFullError(StorageError):
     """There is no room for the file; the message says how many bytes are needed."""
+
+
+class DriftError(PerdureError):
+    """A model's classes give other answers than when it was saved, or have changed and nothing proves that they do not."""
+
+    exit_code = 78
 
 
 class ConflictError(PerdureError):

@@ -96,6 +96,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     extra_state: dict[str, Any] = {}
     training: bool | tuple[str, ...] | None = None
     notes: Any = None
+    labels: Any = None
+    parents: tuple[str, ...] = ()
     environment: Environment = Environment()
     shards: dict[str, ShardRecord] = {}
 

@@ -157,6 +157,8 @@ class Info:
         n_bytes: bytes of the file, or of all files of the folder, its index included.
         digest: the root digest; empty where there is none.
         files: the shards' names; empty for a single file.
+        labels: the names of the classes that the model tells apart.
+        drift: for a loaded model, the classes whose code has changed since it was saved.
         notes: the notes that were saved, as they were given; None where there are none.
         volatile: the buffers that are not persistent, which are no tensors of the file.
     """
@@ -173,6 +175,8 @@ class Info:
     n_bytes: int
     digest: str = ""
     files: tuple[str, ...] = ()
+    labels: Any = None
+    drift: tuple[str, ...] = ()
     notes: Any = None
     volatile: tuple[TensorSpec, ...] = ()
 

@@ -26,7 +26,7 @@ def gather(modules: Iterable[str]) -> Environment:
     """
     names = set(modules)
     roots = sorted({name.partition(".")[0] for name in names})
-    packages = dict(found for root in roots if (found := _package(root)))
+    packages = dict(found for root in roots if (found := package_of(root)))
     return msgspec.structs.replace(_build(), packages=packages, code=_code(frozenset(names)))
 
 
@@ -44,7 +44,7 @@ def _build() -> Environment:
 
 
 @functools.cache
-def _package(root: str) -> tuple[str, str] | None:
+def package_of(root: str) -> tuple[str, str] | None:
     """Return the distribution that a package came with, and its version; None for the user's own modules."""
     if root in ("torch", "__main__") or is_standard(root):
         return None
@@ -63,7 +63,7 @@ def _distributions() -> dict[str, list[str]]:
 @functools.cache
 def _code(modules: frozenset[str]) -> CodeVersion | None:
     """Return the commit of the first checkout that the model's own code, or else the running script, lies in."""
-    own = [name for name in sorted(modules) if not is_standard(name) and not _package(name.partition(".")[0])]
+    own = [name for name in sorted(modules) if not is_standard(name) and not package_of(name.partition(".")[0])]
     for name in [*own, "__main__"]:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and name.partition(".")[0] != "torch" and "site-packages" not in Path(file).parts:
@@ -71,6 +71,12 @@ def _code(modules: frozenset[str]) -> CodeVersion | None:
             if found:
                 return found
     return None
+
+
+def commit_of(module: str) -> CodeVersion | None:
+    """Return the commit of the checkout that a Python module lies in."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return _commit(os.path.dirname(os.path.abspath(file))) if file else None
 
 
 @functools.cache

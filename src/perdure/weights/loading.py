@@ -85,7 +85,7 @@ def load_weights(
     checked: Verify = "full" if digest is not None else verify
 
     def use(stored: Stored) -> LoadReport:
-        _check_pinned(stored, digest)
+        check_pinned(stored, digest)
         _check_mode(stored, mode)
         _warn_unsealed(stored)
         modules = modules_of(model)
@@ -96,13 +96,13 @@ def load_weights(
             found = load(model, slots, incoming, strict, where_to)
         _set_mode(model, modules, stored, prefix, mode)
         report = report_of(find_slots(modules) if load is _load_own_way else slots, incoming, found, checked)
-        _log_differences(stored.where, report.differences)
+        log_differences(stored.where, report.differences)
         return report
 
     return with_stored(path, use, sealed=verify is not False)
 
 
-def _log_differences(where: str, differences: Sequence[str]) -> None:
+def log_differences(where: str, differences: Sequence[str]) -> None:
     """Say in one line how the environment of a save differs from this one."""
     if differences:
         more = len(differences) - _SHOWN_DIFFERENCES
@@ -137,7 +137,12 @@ def usable_device(device: torch.device | str | int) -> torch.device:
     return torch.empty(0, device=found).device if found.type != "cpu" and found.index is None else found
 
 
-def _check_pinned(stored: Stored, digest: str | None) -> None:
+def check_pinned(stored: Stored, digest: str | None) -> None:
+    """See that a file is the one whose root digest the caller knows.
+
+    Raises:
+        DigestError: it is another.
+    """
     if digest is not None and stored.digest != digest:
         found = f"its digest is {stored.digest}" if stored.digest else "it has no digest of perdure's"
         raise DigestError(

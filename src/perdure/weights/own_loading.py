@@ -22,8 +22,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 
-from perdure.weights.placing import exchange
+from perdure.weights.placing import exchange, fill
 from perdure.weights.slots import Modules
+from perdure.weights.storing import copied
 
 _PLAIN_LOADERS = {
     nn.Module._load_from_state_dict,
@@ -217,13 +218,15 @@ class _Real(_Memory):
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor)
         self._data = tensor.data
-        self._copy = tensor.detach().clone()
+        self._copy = copied(tensor.detach()) if type(tensor) in _PLAIN_TYPES else tensor.detach().clone()
 
     def put_back(self) -> None:
         with torch.no_grad():
             if type(self.tensor) in _PLAIN_TYPES:
                 self.tensor.data = self._data
-            self.tensor.detach().copy_(self._copy)
+                fill(self.tensor.detach(), self._copy)
+            else:
+                self.tensor.detach().copy_(self._copy)
 
 
 def _keep(tensor: torch.Tensor, device: torch.device | None) -> _Memory:

@@ -33,7 +33,7 @@ class Fill(NamedTuple):
     def run(self) -> None:
         place, content = self.place, self.content
         if self.copies:
-            _copy(place.detach(), content)
+            fill(place.detach(), content)
         elif place.is_meta or place.layout is not torch.strided:
             exchange(place, content.data)
         else:
@@ -165,10 +165,11 @@ def _laid_out_like(current: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     if current.is_contiguous() and tensor.is_contiguous():  # they differ in axes of one element, as 1×1 kernels do
         return tensor.as_strided(current.shape, current.stride())
     empty = torch.empty_strided(current.shape, current.stride(), dtype=tensor.dtype, device=tensor.device)
-    return _copy(empty, tensor)
+    return fill(empty, tensor)
 
 
-def _copy(place: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def fill(place: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor into the memory of another, also of a type that PyTorch cannot copy; returns that."""
     if place.dtype == tensor.dtype and not place.is_quantized:
         as_integers(place).copy_(as_integers(tensor))
         return place
@@ -252,7 +253,7 @@ def _refuse_differing_overlaps(
         copy = copies[address]
         whole = copy[: len(copy) // place.element_size() * place.element_size()].view(place.dtype)
         part = whole.as_strided(place.shape, place.stride(), place.storage_offset())
-        filled[name] = _copy(part, tensors[name])
+        filled[name] = fill(part, tensors[name])
     for name, place in filled.items():
         if not _same_bits(place, tensors[name].to(place)):
             raise MismatchError(

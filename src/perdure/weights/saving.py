@@ -65,7 +65,7 @@ def save_weights(
     captured = capture(model_or_mapping)
     holdings = hold(captured.tensors, captured.roles)
     volatile, warnings = storable_volatile(captured)
-    extra_blobs, more = _volatile_blob(volatile)
+    extra_blobs, more = pack_buffers(volatile)
     manifest = new_manifest(
         "weights",
         holdings,
@@ -209,8 +209,8 @@ def _check_added(manifest: Manifest, extra_blobs: dict[str, str]) -> None:
         )
 
 
-def _volatile_blob(buffers: dict[str, torch.Tensor]) -> tuple[dict[str, str], list[str]]:
-    """Pack the buffers that are not persistent as a file inside a blob; a warning where they are too large."""
+def pack_buffers(buffers: dict[str, torch.Tensor]) -> tuple[dict[str, str], list[str]]:
+    """Pack tensors that are none of the file's as a file inside a blob; a warning where they are too large for that."""
     if not buffers:
         return {}, []
     holdings = hold(buffers, {})
@@ -228,4 +228,5 @@ def _volatile_blob(buffers: dict[str, torch.Tensor]) -> tuple[dict[str, str], li
         if len(text) <= blobs.MAX_ADDED_BYTES // 2:
             return {key: text}, []
     names = ", ".join(list(buffers)[:5])
-    return {}, [f"the buffers that are not persistent ({names}) are too large to be kept and were left out."]
+    more = f" and {len(buffers) - 5} more" if len(buffers) > 5 else ""
+    return {}, [f"what is not in the state dict ({names}{more}) is too large to be kept and was left out."]

@@ -1,0 +1,1 @@
+"""Whole models: `nn.Module` to records and back, by its classes or by its graph."""

@@ -1,0 +1,34 @@
+"""Where loaded models came from, kept beside them for as long as they live. A model is any object here."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple
+
+from perdure.records.proof import Proof
+from perdure.records.reports import Info
+
+
+class Origin(NamedTuple):
+    """The file that a model was loaded from: what `info(model)` tells, and what a save takes over."""
+
+    info: Info
+    digest: str
+    labels: Any
+    proof: Proof | None
+
+
+_origins: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
+
+
+def origin_of(model: object) -> Origin | None:
+    """Return where a model came from; None where perdure did not load it."""
+    try:
+        return _origins.get(model)
+    except TypeError:  # nothing that a weak reference can be made to, and so no model
+        return None
+
+
+def remember(model: object, origin: Origin) -> None:
+    """Note where a model came from."""
+    _origins[model] = origin
