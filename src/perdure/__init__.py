@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from perdure import errors
     from perdure.disk.checking import check
     from perdure.disk.description import info
+    from perdure.models.annotating import annotate
+    from perdure.models.loading import load
+    from perdure.models.naming import register
+    from perdure.models.saving import save
     from perdure.weights.checkpoints import load_checkpoint, save_checkpoint
     from perdure.weights.loading import load_weights
     from perdure.weights.opening import Weights, open
@@ -26,11 +30,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Weights": "perdure.weights.opening",
+    "annotate": "perdure.models.annotating",
     "check": "perdure.disk.checking",
     "info": "perdure.disk.description",
+    "load": "perdure.models.loading",
     "load_checkpoint": "perdure.weights.checkpoints",
     "load_weights": "perdure.weights.loading",
     "open": "perdure.weights.opening",
+    "register": "perdure.models.naming",
+    "save": "perdure.models.saving",
     "save_checkpoint": "perdure.weights.checkpoints",
     "save_weights": "perdure.weights.saving",
 }
@@ -38,12 +46,16 @@ _HOMES = {
 __all__ = [
     "Weights",
     "__version__",
+    "annotate",
     "check",
     "errors",
     "info",
+    "load",
     "load_checkpoint",
     "load_weights",
     "open",
+    "register",
+    "save",
     "save_checkpoint",
     "save_weights",
 ]

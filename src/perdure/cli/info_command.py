@@ -47,6 +47,8 @@ def as_data(found: Info) -> dict[str, object]:
         "path": found.path,
         "forms": found.forms,
         "reason": found.reason,
+        "names": found.names,
+        "labels": plain(found.labels),
         "writer": manifest.writer if manifest else None,
         "protocol": manifest.protocol if manifest else None,
         "time": manifest.time if manifest else None,
@@ -79,6 +81,7 @@ def as_text(found: Info, depth: int | None) -> Iterator[str]:
     sharded = f" in {len(found.files)} files" if found.files else ""
     yield f"  holds      {'/'.join(found.forms)}: {len(found.tensors)} tensors, {_elements(found.tensors):,} elements"
     yield from _roles(found)
+    yield from _forms(found)
     yield f"  size       {human_bytes(found.n_bytes)}{sharded}"
     if found.digest:
         yield f"  digest     {found.digest}"
@@ -100,6 +103,21 @@ def _roles(found: Info) -> Iterator[str]:
         yield f"  beside     {len(found.volatile)} buffers that are not persistent: {_names(found.volatile)}"
     if found.manifest and found.manifest.extra_state:
         yield f"  extra      state of {len(found.manifest.extra_state)} modules"
+
+
+def _forms(found: Info) -> Iterator[str]:
+    """Say in which forms a model can be loaded, what its classes need, and what it tells apart."""
+    if found.manifest is None or found.manifest.kind != "model":
+        return
+    if "graph" in found.forms:
+        yield "  loads      from its graph, without its code: perdure.load(path)"
+    if "class" in found.forms:
+        shown = printable(", ".join(map(repr, found.names)), 1000)
+        yield f"  loads      from its classes: perdure.load(path{', trusted=[' + shown + ']' if found.names else ''})"
+    if found.reason:
+        yield f"  but        {printable(found.reason, 500)}"
+    if found.labels is not None:
+        yield f"  labels     {printable(_note(found.labels), 200)}"
 
 
 def _names(specs: Iterable[TensorSpec]) -> str:

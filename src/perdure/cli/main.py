@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -9,15 +10,29 @@ from typing import Any
 
 import click
 
-from perdure.cli.check_command import check_command
-from perdure.cli.info_command import info_command
 from perdure.cli.output import printable
 from perdure.errors import PerdureError
 from perdure.version import VERSION
 
+_COMMANDS = {
+    "check": "check_command",
+    "drift": "drift_command",
+    "info": "info_command",
+    "sources": "sources_command",
+}
+"""Each command's module, which is imported when the command is used: some need torch, and most must not."""
+
 
 class _Commands(click.Group):
     """Runs a command; an error of perdure's becomes a message on standard error and an exit code, not a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"perdure.cli.{_COMMANDS[cmd_name]}"), _COMMANDS[cmd_name])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -38,10 +53,6 @@ def commands() -> None:
       perdure info model.safetensors
       perdure check model.safetensors
     """  # noqa: D301
-
-
-commands.add_command(info_command)
-commands.add_command(check_command)
 
 
 def main() -> None:

@@ -1,0 +1,220 @@
+"""Fingerprints of code: whether a class still is what it was, told from its syntax and not from its layout."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from perdure.disk.surroundings import is_standard
+from perdure.records.architecture import Name
+from perdure.records.sources import Source, Sources
+from perdure.weights.environment import commit_of, package_of
+
+_MAX_MODULES = 200
+
+
+def sources_of(code: Iterable[tuple[Name, Any]], *, text: bool = False) -> Sources:
+    """Describe the code of classes and functions, the bases of the classes, and the user's modules that they reach.
+
+    Args:
+        code: each class or function with the name under which a file knows it. PyTorch's own are passed over.
+        text: keep their source too.
+    """
+    found: dict[str, Source] = {}
+    modules: dict[str, Source] = {}
+    for name, value in code:
+        if _is_foreign(value):
+            continue
+        bases = [base for base in _bases(value) if not _is_foreign(base)]
+        for label, part in ((str(name), value), *((_dotted(base), base) for base in bases)):
+            if label not in found:
+                reached = tuple(_reached(part.__module__))
+                found[label] = _describe(part, tuple(_dotted(base) for base in _bases(part)), reached, text)
+                for module in reached:
+                    if module not in modules:
+                        modules[module] = _describe_module(module, text)
+    return Sources(found, modules)
+
+
+def text_of(value: Any) -> str:
+    """Return the source of a class or function; empty where there is none."""
+    node = _node(value)
+    source = _source(value.__module__)
+    return ast.get_source_segment(source, node) or "" if node is not None and source else ""
+
+
+def attributes_read(kind: type) -> frozenset[str]:
+    """Return the attributes of `self` that the methods of a class, its bases' included, read and nowhere set or ask for."""
+    reads: set[str] = set()
+    spared: set[str] = set()
+    for base in kind.__mro__:
+        node = None if _is_foreign(base) else _node(base)
+        if isinstance(node, ast.ClassDef):
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name not in ("__init__", "__setstate__"):
+                    reads_here, spared_here = _read_from_self(method)
+                    reads |= reads_here
+                    spared |= spared_here
+    return frozenset(reads - spared)
+
+
+def _read_from_self(method: ast.FunctionDef) -> tuple[set[str], set[str]]:
+    owner = method.args.args[0].arg if method.args.args else ""
+    reads: set[str] = set()
+    spared: set[str] = set()
+    for node in ast.walk(method):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == owner:
+            (reads if isinstance(node.ctx, ast.Load) else spared).add(node.attr)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "getattr"):
+            spared |= {
+                part.value for part in node.args if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            }
+    return reads, spared
+
+
+def _describe(value: Any, bases: tuple[str, ...], modules: tuple[str, ...], text: bool) -> Source:
+    node = _node(value)
+    return Source(
+        fingerprint=_fingerprint(node) if node is not None else "",
+        bases=bases,
+        modules=modules,
+        origin=_origin(value.__module__),
+        text=text_of(value) if text else "",
+    )
+
+
+def _describe_module(module: str, text: bool) -> Source:
+    tree = _tree(module)
+    source = _source(module)
+    return Source(_fingerprint(tree) if tree else "", origin=_origin(module), text=source if text else "")
+
+
+def _fingerprint(node: ast.AST) -> str:
+    return blake3("\n".join(_written(node)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _written(value: Any) -> Iterator[str]:
+    """Write syntax in a form of our own: Python's `ast.dump` changes between its versions."""
+    if isinstance(value, ast.AST):
+        yield f"({type(value).__name__}"
+        for field, part in ast.iter_fields(value):
+            if part is None or part == [] or field in ("ctx", "kind", "type_comment"):
+                continue
+            yield field
+            yield from _written(_without_docstring(value) if field == "body" else part)
+        yield ")"
+    elif isinstance(value, list):
+        for part in value:
+            yield from _written(part)
+    else:
+        yield f"{type(value).__name__} {value!r}"
+
+
+def _without_docstring(node: Any) -> Any:
+    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    return node.body[1:] if documented and ast.get_docstring(node, clean=False) is not None else node.body
+
+
+def _node(value: Any) -> ast.AST | None:
+    """Find the definition of a class or function in the syntax of its module, by its path."""
+    tree: ast.AST | None = _tree(value.__module__)
+    for part in value.__qualname__.split("."):
+        if part == "<locals>":
+            continue
+        tree = next((node for node in _definitions(tree) if node.name == part), None) if tree else None
+    return tree
+
+
+def _definitions(tree: ast.AST | None) -> list[Any]:
+    """Return the definitions below a node, the last of a name first, since that is the one that counts."""
+    body = [node for node in ast.walk(tree)] if tree is not None else []
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    direct = [node for node in getattr(tree, "body", []) if isinstance(node, kinds)]
+    return list(reversed(direct)) + [node for node in body if isinstance(node, kinds) and node is not tree]
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module | None:
+    try:
+        return ast.parse(_source(module))
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+@functools.cache
+def _source(module: str) -> str:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not file or not str(file).endswith(".py"):
+        return ""
+    try:
+        return importlib.util.decode_source(Path(file).read_bytes())
+    except (OSError, UnicodeError, SyntaxError):
+        return ""
+
+
+def _bases(value: Any) -> tuple[type, ...]:
+    return tuple(base for base in value.__mro__[1:] if base is not object) if isinstance(value, type) else ()
+
+
+def _is_foreign(value: Any) -> bool:
+    """Tell whether code is PyTorch's or Python's own, which the environment names well enough."""
+    module = str(getattr(value, "__module__", None) or "")
+    return not module or module.partition(".")[0] == "torch" or (module != "__main__" and is_standard(module))
+
+
+def _dotted(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _reached(module: str) -> Iterator[str]:
+    """Give the modules that a module reaches by its imports, itself included, as far as they are the user's own."""
+    waiting, seen = [module], {module}
+    while waiting and len(seen) <= _MAX_MODULES:
+        current = waiting.pop(0)
+        if not _is_own(current):
+            continue
+        yield current
+        for name in _imported(current):
+            if name not in seen and name in sys.modules:
+                seen.add(name)
+                waiting.append(name)
+
+
+def _imported(module: str) -> Iterator[str]:
+    tree = _tree(module)
+    package = str(getattr(sys.modules.get(module), "__package__", "") or "")
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parts, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@functools.cache
+def _is_own(module: str) -> bool:
+    """Tell whether a module is the user's: neither Python's own nor of an installed package."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not file or (module != "__main__" and is_standard(module)):
+        return False
+    installed = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib")}
+    path = str(Path(file).absolute())
+    return "site-packages" not in Path(path).parts and not any(path.startswith(f"{folder}/") for folder in installed)
+
+
+def _origin(module: str) -> str:
+    package = package_of(module.partition(".")[0])
+    if package:
+        return " ".join(package)
+    code = commit_of(module)
+    return f"commit {code.commit}{' with changes' * code.dirty}" if code else ""

@@ -1,0 +1,241 @@
+"""`load`: a file becomes a whole model, by its classes or by its graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from perdure.disk.description import describe
+from perdure.disk.stored import Stored, with_stored
+from perdure.errors import DriftError, FormatError, InputError, PerdureError, UnsupportedModelError, UntrustedError
+from perdure.models.contents import Contents
+from perdure.models.drift import Drift, find_drift
+from perdure.models.execution import build
+from perdure.models.migration import migrated
+from perdure.models.proving import examine
+from perdure.models.rebuilding import rebuild
+from perdure.models.trust import Permissions, Trusted
+from perdure.records.origins import Origin, remember
+from perdure.weights.loading import Mode, Verify, check_pinned, log_differences, usable_device
+from perdure.weights.opening import Origin as Source
+
+log = logging.getLogger("perdure")
+Form = Literal["auto", "class", "graph"]
+
+
+def load(
+    path: Source,
+    *,
+    trusted: Trusted = (),
+    form: Form = "auto",
+    mode: Mode = "eval",
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    verify: Verify = "checksum",
+    digest: str | None = None,
+) -> nn.Module:
+    """Load a whole model.
+
+    No constructor is called and no code of the file is run. What the file names beyond PyTorch's own module classes is
+    used only if `trusted` permits it, and nothing is imported before. `perdure.info(model)` tells which form was used.
+
+    Args:
+        path: a file or folder of `save`, bytes, or a seekable binary file.
+        trusted: classes and functions, which are then used themselves; dotted names of packages, whose module classes,
+            enums and plain data they permit, or of single classes and functions; or a mapping from saved names to
+            classes, for what was renamed. `perdure.info(path).names` lists what a file needs.
+        form: `"class"` rebuilds the model from its classes, which can be trained on; `"graph"` from its graph of
+            operators, without any of your code; `"auto"` takes the classes where all of them are permitted, else the
+            graph. Where permitted classes fail, or answer otherwise than when the model was saved, it takes the graph
+            with a warning.
+        mode: `"eval"`, `"train"`, or `"saved"` or None: each module as it was when saved.
+        device: where the model shall be; None is the CPU.
+        dtype: a floating type for all parameters and buffers that are floating; None keeps the file's.
+        verify: `"checksum"` compares XXH3-128 and, where `trusted` permits classes, what the model answers with its proof;
+            `"full"` BLAKE3 as well, and the proof in any case; False nothing.
+        digest: the root digest that the file must have; BLAKE3 is then verified as well.
+
+    Returns:
+        The model.
+
+    Raises:
+        UntrustedError: the file names what is not permitted, and has no graph; the message prints the line to add.
+        DriftError: the classes answer otherwise than when the model was saved, and there is no graph to take.
+        UnsupportedModelError: the file does not offer the form.
+        FormatError: the file holds no model; the message says how to read it.
+        DigestError, CorruptError, ProtocolError, StorageError: as `open`.
+
+    Example:
+        >>> model = perdure.load("model.safetensors")
+        >>> model = perdure.load("model.safetensors", trusted=[Net], mode="train")
+    """
+    _check_arguments(form, mode, verify, dtype)
+    where_to = None if device is None else usable_device(device)
+    permissions = Permissions(trusted)
+    checked: Verify = "full" if digest is not None else verify
+
+    def use(stored: Stored) -> nn.Module:
+        check_pinned(stored, digest)
+        contents = Contents(stored, checked)
+        loaded = _load(contents, permissions, form, checked, _no_model(stored))
+        _finish(loaded.model, loaded.form, mode, where_to, dtype, stored.where)
+        info = describe(stored.where, stored)
+        info = dataclasses.replace(info, form=loaded.form, reason=loaded.reason, drift=loaded.drift)
+        remember(loaded.model, Origin(info, stored.digest, info.labels, contents.proof))
+        log_differences(stored.where, info.differences)
+        return loaded.model
+
+    return with_stored(path, use)
+
+
+class _Loaded(NamedTuple):
+    """A model, in which form it came and why, and what had changed in its code."""
+
+    model: nn.Module
+    form: str
+    reason: str
+    drift: tuple[str, ...] = ()
+
+
+def _load(contents: Contents, permissions: Permissions, form: Form, verify: Verify, absent: str) -> _Loaded:
+    if contents.architecture is None and contents.graph is None:
+        raise FormatError(absent)
+    if form == "graph":
+        return _by_graph(contents, verify, "form='graph' was asked for")
+    obstacle = _obstacle(contents, permissions)
+    if form == "class" or contents.graph is None:
+        if obstacle:
+            raise obstacle
+        return _by_class(contents, permissions, verify, strict=form == "class")
+    if obstacle:
+        named = isinstance(obstacle, UntrustedError)
+        return _by_graph(contents, verify, "classes that it names are not permitted" if named else str(obstacle))
+    try:
+        return _by_class(contents, permissions, verify, strict=True)
+    except Exception as error:  # of the classes' own code too, which may have changed
+        log.warning("%s: the classes were left aside for the graph: %s", contents.where, error)
+        return _by_graph(contents, verify, f"its classes could not be used: {error}")
+
+
+def _obstacle(contents: Contents, permissions: Permissions) -> PerdureError | None:
+    """Return why the classes cannot be used, before anything is imported; None where they can."""
+    found = contents.architecture
+    if found is None or found.obstacles:
+        reasons = "; ".join(found.obstacles[:5]) if found else "it was saved without them"
+        return UnsupportedModelError(f"loading {contents.where}: it cannot be rebuilt from its classes: {reasons}.")
+    return permissions.refusal(found.names, contents.where)
+
+
+def _by_class(contents: Contents, permissions: Permissions, verify: Verify, *, strict: bool) -> _Loaded:
+    saved = contents.architecture
+    assert saved is not None
+    code = permissions.resolve(saved.names, contents.where)
+    found = migrated(saved, code, contents.where)
+    model = rebuild(found, code, contents.tensors_of(found), contents.where)
+    drift = find_drift(contents.sources, saved.names, code, model) if contents.sources else Drift()
+    asked = bool(permissions) or verify == "full"  # a proof of somebody else's never runs unasked
+    _check_drift(contents, model, drift, verify, asked=asked, strict=strict)
+    return _Loaded(model, "class", "all classes that it names are permitted", drift.changed)
+
+
+def _check_drift(
+    contents: Contents, model: nn.Module, drift: Drift, verify: Verify, *, asked: bool, strict: bool
+) -> None:
+    """See that the classes still give the answers that they gave.
+
+    Raises:
+        DriftError: they do not, or they read what the file does not have.
+    """
+    if verify is False:
+        return
+    proof = contents.proof if asked and contents.proof and not contents.proof.missing else None
+    if proof is None:
+        _check_unproved(contents, drift, strict)
+        return
+    verdict = examine(model, proof, contents.kept, contents.where)
+    if not verdict.holds:
+        lacking = f"; its code reads what the file lacks: {', '.join(drift.absent)}" if drift.absent else ""
+        raise DriftError(_drift_message(contents, drift, verdict.said + lacking))
+    if drift.changed:
+        said = "to the last bit" if verdict.same_bits else f"within {verdict.difference:.3g}"
+        log.info("%s: %s changed, with the same answers %s.", contents.where, ", ".join(drift.changed), said)
+
+
+def _check_unproved(contents: Contents, drift: Drift, strict: bool) -> None:
+    """See that code without a proof is as it was; where that need not be, say that it is not."""
+    if drift.absent:
+        said = f"its code reads what the file lacks: {', '.join(drift.absent)}"
+        raise DriftError(_drift_message(contents, drift, said))
+    if drift.changed and strict:
+        raise DriftError(_drift_message(contents, drift, "its code has changed, and there is no proof of its answers"))
+    if drift.changed:
+        log.warning(
+            "%s: the code of %s has changed since it was saved, and the file has no proof that its answers are the same.",
+            contents.where,
+            ", ".join(drift.changed),
+        )
+
+
+def _drift_message(contents: Contents, drift: Drift, said: str) -> str:
+    changed = f" Changed since: {', '.join(drift.changed)}." if drift.changed else ""
+    graph = "load the graph with form='graph', " if contents.graph else ""
+    return (
+        f"loading {contents.where}: the model may not answer as it did when it was saved: {said}.{changed} To go on, "
+        f"{graph}give the class a migration (perdure.register), install the code of then, or pass verify=False."
+    )
+
+
+def _by_graph(contents: Contents, verify: Verify, reason: str) -> _Loaded:
+    found = contents.graph
+    if found is None:
+        raise UnsupportedModelError(
+            f"loading {contents.where}: it has no graph. Save it with example=…, or permit its classes with trusted=[…]."
+        )
+    model = build(found, contents.tensors_of_graph(found), where=contents.where)
+    if verify == "full" and contents.proof and not contents.proof.missing:
+        verdict = examine(model, contents.proof, contents.kept, contents.where)
+        if not verdict.holds:
+            raise DriftError(
+                f"loading {contents.where}: its graph does not answer as the model did: {verdict.said}. Another PyTorch or "
+                f"processor may be the cause; pass verify='checksum' to load it all the same."
+            )
+    return _Loaded(model, "graph", reason)
+
+
+def _check_arguments(form: object, mode: object, verify: object, dtype: object) -> None:
+    if form not in ("auto", "class", "graph"):
+        raise InputError(f"loading: form must be 'auto', 'class' or 'graph', not {form!r}.")
+    if mode not in ("eval", "train", "saved", None):
+        raise InputError(f"loading: mode must be 'eval', 'train', 'saved' or None, not {mode!r}.")
+    if verify is not False and verify not in ("checksum", "full"):
+        raise InputError(f"loading: verify must be 'checksum', 'full' or False, not {verify!r}.")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype.is_complex)):
+        raise InputError(f"loading: dtype must be a floating type such as torch.bfloat16, not {dtype!r}.")
+
+
+def _no_model(stored: Stored) -> str:
+    if stored.manifest and stored.manifest.kind == "checkpoint":
+        return f"loading {stored.where}: it holds a checkpoint, not a model. Use perdure.load_checkpoint."
+    return (
+        f"loading {stored.where}: it holds weights alone, no model. Build the model and use "
+        f"perdure.load_weights(model, path), or save it whole with perdure.save."
+    )
+
+
+def _finish(
+    model: nn.Module, form: str, mode: Mode, device: torch.device | None, dtype: torch.dtype | None, where: str
+) -> None:
+    if mode == "train" and form == "graph":
+        raise InputError(
+            f"loading {where}: a graph stays in eval mode, so mode='train' needs the classes: trusted=[…]. To fine-tune the "
+            f"graph as it is, load it with mode='eval'; its parameters get gradients."
+        )
+    kwargs: dict[str, Any] = {"device": device, "dtype": dtype}
+    if device is not None or dtype is not None:
+        model.to(**{key: value for key, value in kwargs.items() if value is not None})
+    if form == "class" and mode in ("eval", "train"):
+        model.train() if mode == "train" else model.eval()
