@@ -24,6 +24,7 @@ import torch
 import perdure
 from fault import interrupted_saver
 from fault.interrupted_saver import N_LARGE, tensors
+from perdure.disk.crew import run_in_threads
 from perdure.disk.files import write_file
 from perdure.disk.memory import Piece
 from perdure.disk.writing import Item
@@ -506,3 +507,19 @@ def test_a_model_can_be_saved_over_the_file_that_its_own_tensors_map(tmp_path: P
     with perdure.open(path) as weights:
         assert bool((weights["small"] == 2).all()) and bool((weights["large.8"] == 1).all())
     assert perdure.check(path).ok
+
+
+def test_an_interrupt_at_any_line_of_a_crew_hangs_nothing() -> None:
+    """Wherever it comes while threads are given work and told to stop; none may be waited for in vain."""
+    ended: list[str] = []
+
+    def sweep() -> None:
+        nth = 0
+        while interrupted_at(nth := nth + 1, lambda: run_in_threads([lambda: time.sleep(0.001)] * 12, 8)):
+            pass
+        ended.append("all")
+
+    thread = threading.Thread(target=sweep, daemon=True)
+    thread.start()
+    thread.join(120)
+    assert ended == ["all"]

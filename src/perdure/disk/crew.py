@@ -86,7 +86,7 @@ class Crew:
                 continue
             except KeyboardInterrupt as again:
                 interrupt = again
-                told = min(told, self._n_threads - 1)  # the last one may not have been told
+                told = 0  # one may have been counted and not told; to tell them too often does no harm
         if interrupt:
             raise interrupt
 
