@@ -441,3 +441,20 @@ def test_what_would_come_back_as_something_else_is_named() -> None:
     for model in odd:
         with pytest.raises(UnsupportedModelError):
             saved(model)
+
+
+class Random(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand_like(x)
+
+
+def test_saved_again_without_a_proof_and_with_a_kept_example() -> None:
+    """A model that has no proof, and one whose file keeps the real example, take their example over all the same."""
+    x = torch.randn(2, 3)
+    for model, options in ((Random(), {}), (nn.Linear(3, 2), {"keep_example": True})):
+        file, again = io.BytesIO(), io.BytesIO()
+        first = perdure.save(model, file, example=x, **options)
+        report = perdure.save(perdure.load(file.getvalue(), trusted=[Random]), again)
+        assert report.forms == first.forms == ("class", "graph", "weights")
+        assert bool(report.warnings) == isinstance(model, Random)
+        perdure.save(perdure.load(again.getvalue(), form="graph"), io.BytesIO())

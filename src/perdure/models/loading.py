@@ -20,6 +20,7 @@ from perdure.models.proving import examine
 from perdure.models.rebuilding import rebuild
 from perdure.models.trust import Permissions, Trusted
 from perdure.records.origins import Origin, remember
+from perdure.records.proof import Proof
 from perdure.weights.loading import Mode, Verify, check_pinned, log_differences, usable_device
 from perdure.weights.opening import Origin as Source
 
@@ -85,7 +86,8 @@ def load(
         _finish(loaded.model, loaded.form, mode, where_to, dtype, stored.where)
         info = describe(stored.where, stored)
         info = dataclasses.replace(info, form=loaded.form, reason=loaded.reason, drift=loaded.drift)
-        remember(loaded.model, Origin(info, stored.digest, info.labels, contents.proof))
+        kept = {leaf.kept: contents.kept(leaf.kept) for leaf in (contents.proof or Proof()).inputs if leaf.kept}
+        remember(loaded.model, Origin(info, stored.digest, info.labels, contents.proof, kept))
         log_differences(stored.where, info.differences)
         return loaded.model
 

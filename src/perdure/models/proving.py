@@ -53,6 +53,7 @@ def prove(model: nn.Module, example: Example, *, seed: int = 0, kept: dict[str, 
     Returns:
         The proof, or one that says why there is none.
     """
+    proof = Proof()
     try:
         leaves, tree = flatten(list(example), "the example")
         inputs = tuple(_input_leaf(leaf, number, kept) for number, leaf in enumerate(leaves))
@@ -65,15 +66,13 @@ def prove(model: nn.Module, example: Example, *, seed: int = 0, kept: dict[str, 
             first, second = (_answer(model, proof, given) for _ in range(2))
         answer, outputs = _outputs(first, second)
     except PerdureError as error:
-        return Proof(missing=str(error))
+        return msgspec.structs.replace(proof, missing=str(error))
     except Exception as error:  # the model's own code, on an input that it was not made for
-        return Proof(missing=f"the model fails on a generated input: {type(error).__name__}: {str(error)[:300]}")
+        said = f"the model fails on a generated input: {type(error).__name__}: {str(error)[:300]}"
+        return msgspec.structs.replace(proof, missing=said)
     if isinstance(outputs, str):
-        return Proof(missing=outputs)
-    return Proof(
-        seed=seed, tree=tree, inputs=inputs, answer=answer, outputs=outputs, torch=proof.torch,
-        processor=proof.processor, n_threads=proof.n_threads,
-    )  # fmt: skip
+        return msgspec.structs.replace(proof, missing=outputs)
+    return msgspec.structs.replace(proof, answer=answer, outputs=outputs)
 
 
 def _input_leaf(leaf: Any, number: int, kept: dict[str, torch.Tensor] | None) -> InputLeaf:

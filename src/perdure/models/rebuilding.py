@@ -20,13 +20,11 @@ from torch.utils.hooks import RemovableHandle
 
 from perdure.errors import CorruptError, PerdureError, UntrustedError
 from perdure.records import values
-from perdure.records.architecture import Architecture, ModuleRecord, TensorRef
+from perdure.records.architecture import LISTED, Architecture, ModuleRecord, TensorRef
 from perdure.records.values import TAG
 from perdure.weights.dtypes import by_name
 
 Fetch = Callable[[TensorRef], torch.Tensor]
-OWN = frozenset(("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"))
-"""What a module's record lists by itself, so that its attributes may not."""
 
 
 def rebuild(architecture: Architecture, found: list[Any], tensors: Fetch, where: str) -> nn.Module:
@@ -127,7 +125,7 @@ class _Rebuilder:
             key: None if number is None else self._modules[number] for key, number in record.modules.items()
         }
         for key, value in record.attributes.items():
-            if key in OWN:
+            if key in LISTED:
                 raise CorruptError(f"loading {self._where}: the file sets {key}, which is listed elsewhere in it.")
             state[key] = self._decode(value)
             self._check_shadow(type(module), module, key, state[key])

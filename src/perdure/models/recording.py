@@ -21,13 +21,12 @@ from torch.utils.hooks import RemovableHandle
 from perdure.errors import PerdureError, UnsupportedValueError
 from perdure.models.naming import name_of_class, name_of_function, name_of_method
 from perdure.records import values
-from perdure.records.architecture import Architecture, ModuleRecord, Name, ObjectRecord, TensorRef
+from perdure.records.architecture import LISTED, Architecture, ModuleRecord, Name, ObjectRecord, TensorRef
 from perdure.records.values import TAG
 from perdure.weights.dtypes import short_name
 from perdure.weights.storing import refuse
 
 _LAZY = {UninitializedParameter: "parameter", UninitializedBuffer: "buffer"}
-_OWN = frozenset(("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"))
 _STATE_DICT_HOOKS = frozenset(
     ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 )
@@ -165,7 +164,7 @@ class _Recorder:
     def _attributes(self, module: nn.Module, state: dict[str, Any], place: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in state.items():
-            if key in _OWN or key == "_compiled_call_impl" or _is_default(key, value):
+            if key in LISTED or key == "_compiled_call_impl" or _is_default(key, value):
                 continue
             if key in _STATE_DICT_HOOKS:
                 value = self._writable_hooks(value, _join(place, key), module)

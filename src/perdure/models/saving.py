@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perdure.disk.blobs import pack
-from perdure.errors import InputError, PerdureError, UnsupportedModelError
+from perdure.errors import InputError, UnsupportedModelError
 from perdure.models.contents import ARCHITECTURE, GRAPH, PROOF, SOURCES
 from perdure.models.execution import FrozenGraph
 from perdure.models.fingerprints import sources_of
@@ -81,17 +81,16 @@ def save(
     check_target(path, shard_bytes)
     inner = unwrapped(model)
     origin = origin_of(model) or origin_of(inner)
-    examples = _examples(example)
+    examples = _examples(example) or _examples_of(origin, inner)
     taken = _Taken(inner)
     if isinstance(inner, FrozenGraph):
         taken.keep_graph(inner.perdure_graph)
     else:
         taken.record_classes(sources)
-        examples = examples or _examples_of(origin, inner)
         if graph and examples:
             taken.trace_graph(examples, dynamic)
-    if examples or (origin and origin.proof):
-        taken.prove((examples or _examples_of(origin, inner))[0], keep_example)
+    if examples:
+        taken.prove(examples[0], keep_example)
     taken.check()
     captured = taken.captured
     holdings = hold(captured.tensors, captured.roles)
@@ -267,15 +266,12 @@ def _examples(example: Any) -> list[Example]:
 
 
 def _examples_of(origin: Origin | None, model: nn.Module) -> list[Example]:
-    """Return the input of the proof in the file that a model was loaded from; none where it cannot be made again."""
+    """Return the input of the proof in the file that a model was loaded from; none where it has none."""
     found = origin.proof if origin else None
-    if found is None or found.missing or any(leaf.kept for leaf in found.inputs):
+    if origin is None or found is None or found.tree is None:
         return []
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    try:
-        return [example_of(found, device, lambda _: torch.empty(0), "the file that it came from")]
-    except PerdureError:
-        return []
+    return [example_of(found, device, origin.kept.__getitem__, "the file that it came from")]
 
 
 def _unsupported(obstacles: Sequence[str], no_graph: str) -> UnsupportedModelError:

@@ -32,6 +32,10 @@ MAX_PATHS = 1_000_000
 """Ways from the model to a module, counted over all modules: what PyTorch walks when it sets the mode of a model."""
 
 
+LISTED = frozenset(("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"))
+"""What a module's record lists by itself, so that its attributes may not."""
+
+
 class Name(msgspec.Struct, frozen=True, omit_defaults=True):
     """A class or a function of some code: where it was found when the model was saved.
 

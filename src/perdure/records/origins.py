@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from perdure.records.proof import Proof
@@ -10,12 +11,21 @@ from perdure.records.reports import Info
 
 
 class Origin(NamedTuple):
-    """The file that a model was loaded from: what `info(model)` tells, and what a save takes over."""
+    """The file that a model was loaded from: what `info(model)` tells, and what a save takes over.
+
+    Attributes:
+        info: what the file is, and in which form the model came.
+        digest: the file's root digest.
+        labels: what the model tells apart.
+        proof: the file's proof, whose input is the example of a later save.
+        kept: the tensors of that input which the file keeps, by name.
+    """
 
     info: Info
     digest: str
     labels: Any
     proof: Proof | None
+    kept: Mapping[str, Any]
 
 
 _origins: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
