@@ -11,7 +11,17 @@ from torch import nn
 
 from perdure.disk.description import describe
 from perdure.disk.stored import Stored, with_stored
-from perdure.errors import DriftError, FormatError, InputError, PerdureError, UnsupportedModelError, UntrustedError
+from perdure.errors import (
+    ConflictError,
+    DigestError,
+    DriftError,
+    FormatError,
+    InputError,
+    PerdureError,
+    StorageError,
+    UnsupportedModelError,
+    UntrustedError,
+)
 from perdure.models.contents import Contents
 from perdure.models.drift import Drift, find_drift
 from perdure.models.execution import build
@@ -118,6 +128,8 @@ def _load(contents: Contents, permissions: Permissions, form: Form, verify: Veri
         return _by_graph(contents, verify, "classes that it names are not permitted" if named else str(obstacle))
     try:
         return _by_class(contents, permissions, verify, strict=True)
+    except (DigestError, StorageError, ConflictError):  # the graph reads the same file
+        raise
     except Exception as error:  # of the classes' own code too, which may have changed
         log.warning("%s: the classes were left aside for the graph: %s", contents.where, error)
         return _by_graph(contents, verify, f"its classes could not be used: {error}")
