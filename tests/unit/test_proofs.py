@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import io
 import math
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import perdure
 from perdure.errors import CorruptError, LimitError
 from perdure.models.generation import describe, generate
 from perdure.models.proving import examine, prove
@@ -138,3 +141,23 @@ def test_names_and_plain_parts_of_an_answer_count() -> None:
     assert "no tensor" in examine(model, proof, lambda _: torch.empty(0), "f").said
     model.extra, model.names = 1, ("b", "a")
     assert "nested otherwise" in examine(model, proof, lambda _: torch.empty(0), "f").said
+
+
+def test_a_named_tuple_is_a_tuple_in_a_graph() -> None:
+    Pair = collections.namedtuple("Pair", "left right")
+    Other = collections.namedtuple("Other", "left wrong")
+
+    class Two(nn.Module):
+        kind: Any = Pair
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return {"pair": self.kind(x, [x])}
+
+    model, x = Two(), torch.randn(3, 2)
+    proof = decode(encode(prove(model, ((x,), {}))), "f")
+    content = io.BytesIO()
+    perdure.save(model, content, example=x)
+    graph = perdure.load(content.getvalue(), form="graph", verify="full")
+    assert examine(graph, proof, lambda _: torch.empty(0), "f").same_bits
+    model.kind = Other
+    assert "other names" in examine(model, proof, lambda _: torch.empty(0), "f").said

@@ -86,6 +86,15 @@ def unflatten(tree: Tree, leaves: list[Any]) -> Any:
     return {key: unflatten(item, leaves) for key, item in tree["dict"]}
 
 
+def less_names(tree: Tree) -> Tree:
+    """Return a tree without the names of fields, as what a graph gives has it."""
+    if type(tree) is list:
+        return [less_names(item) for item in tree]
+    if "tuple" in tree:
+        return {"tuple": [less_names(item) for item in tree["tuple"]]}
+    return {"dict": [[key, less_names(item)] for key, item in tree["dict"]]} if "dict" in tree else tree
+
+
 def leaf_places(tree: Tree, place: str) -> list[str]:
     """Return how messages name each leaf of a tree."""
     if type(tree) is list:
