@@ -255,6 +255,7 @@ def test_a_batch_that_the_model_fixes_stays_that_of_the_example():
         assert "fixes the size of the batch" in traced.notes[0]
 
 
+@pytest.mark.xfail(torch.__version__ < (2, 7), reason="PyTorch 2.6 gives conditions on sizes as asserts of the graph")
 def test_relations_between_axes_are_checked():
     model = Calls(lambda m, x: x["a"][:, ::2] + x["b"])
     example = {"a": torch.randn(2, 10), "b": torch.randn(2, 5)}

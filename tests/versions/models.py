@@ -108,6 +108,15 @@ class Functions(nn.Module):
         }
 
 
+class Newer(nn.Module):
+    """Uses an operator that PyTorch 2.6 does not have, where there is one; it adds nothing."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "Tensor" in torch.ops.aten.randint_like.overloads():
+            x = x + torch.randint_like(x, torch.tensor(1))
+        return x * 2
+
+
 def pruned() -> nn.Module:
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
     prune.l1_unstructured(model[0], "weight", 0.5)
@@ -147,6 +156,7 @@ OWN: dict[str, Given] = {
     "text into an lstm": Given(Tagger, tokens),
     "attention by hand": Given(Attends, noise(2, 5, 8)),
     "functions": Given(Functions, noise(2, 4, 6)),
+    "a newer operator": Given(Newer, noise(2, 6)),
     "pruned": Given(pruned, noise(2, 6)),
     "attributes of every kind": Given(Everything, noise(2, 3)),
     "that of the compatibility tests": Given(Net, lambda: (torch.tensor([[0, 1, 2], [3, 4, 5]]),)),

@@ -387,7 +387,10 @@ def call_of(name: str, schema: str, where: str) -> Call:
         return Call(_higher_order(name, where), (), None)
     target = _overload(name)
     if target is None:
-        raise ProtocolError(f"reading {where}: its graph uses {name}, which PyTorch {torch.__version__} does not have.")
+        raise ProtocolError(
+            f"reading {where}: its graph uses {name}, which PyTorch {torch.__version__} does not have. Use a later one, or "
+            f"load the model by its classes with form='class'."
+        )
     parameters = parameters_of(target)
     places = None if not schema or schema == str(target._schema) else _places(name, schema, parameters, where)
     return Call(target, parameters, places)

@@ -9,9 +9,10 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
-from perdure.errors import InputError, UntrustedError
+from perdure.errors import InputError, ProtocolError, UntrustedError
 from perdure.models.naming import find, of_torch, registered_class, registration
 from perdure.records.architecture import Name
 
@@ -75,6 +76,7 @@ class Permissions:
         Raises:
             UntrustedError: some are not permitted; the message names all of them and the line to add. Nothing was
                 imported.
+            ProtocolError: this PyTorch does not have one of its own classes.
             InputError: a permitted one is not there any more, or is not what the file means.
         """
         names = list(names)
@@ -83,9 +85,15 @@ class Permissions:
             raise refusal
         return [self._find(name, where) for name in names]
 
-    def refusal(self, names: Iterable[Name], where: str) -> UntrustedError | None:
+    def refusal(self, names: Iterable[Name], where: str) -> UntrustedError | ProtocolError | None:
         """Return the error that names what is not permitted; None where all is. Nothing is imported for that."""
         absent = [name for name in names if not self._is_permitted(name)]
+        lacking = [str(name) for name in absent if name.is_torchs]
+        if lacking:
+            return ProtocolError(
+                f"loading {where}: PyTorch {torch.__version__} does not have {', '.join(lacking)}. Use a later one, or load "
+                f"the graph with form='graph'."
+            )
         return _untrusted(absent, where) if absent else None
 
     def _is_permitted(self, name: Name) -> bool:
