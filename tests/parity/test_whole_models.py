@@ -11,9 +11,12 @@ import json
 import logging
 import subprocess
 import sys
+import types
+import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +28,9 @@ import perdure
 from parity import zoo
 from parity.zoo import ZOO
 from perdure.errors import FormatError, InputError, UnsupportedModelError, UntrustedError
-from perdure.models.recording import unwrapped
+from perdure.models.rebuilding import rebuild
+from perdure.models.recording import record
+from perdure.models.wrapping import unwrapped
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -459,3 +464,110 @@ def test_saved_again_without_a_proof_and_with_a_kept_example() -> None:
         assert report.forms == first.forms == ("class", "graph", "weights")
         assert bool(report.warnings) == isinstance(model, Random)
         perdure.save(perdure.load(again.getvalue(), form="graph"), io.BytesIO())
+
+
+class Flags(enum.Flag):
+    A = 1
+    B = 2
+
+
+class Options(dict[str, Any]):
+    """A dict whose keys can be read as attributes."""
+
+    __getattr__ = dict.__getitem__
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise AssertionError("no code of the class is needed to fill it")
+
+
+class Ordered(collections.OrderedDict[str, Any]):
+    pass
+
+
+class Shares(nn.Module):
+    """Its parts talk to each other through containers that they share, one of which holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Any] = []
+        self.log.append(self.log)
+        self.first, self.second = Writes(self.log), Writes(self.log)
+        self.options = {"settings": (settings := {"scale": 2.0}), "again": [settings]}
+        self.queue = collections.deque([1, 2, 3], 3)
+        self.same_queue = [self.queue]
+        self.counts = collections.defaultdict(list)
+        self.first.counts = self.counts  # type: ignore[assignment]
+        self.ordered = Ordered(b=self.log, a=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.options["again"][0]["scale"] = 3.0
+        return self.second(self.first(x)) * self.options["settings"]["scale"] + len(self.log)
+
+
+class Writes(nn.Module):
+    def __init__(self, log: list[Any]) -> None:
+        super().__init__()
+        self.log = log
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.log.append(1)
+        return x + len(self.log)
+
+    @staticmethod
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+def test_containers_that_are_shared_stay_shared() -> None:
+    model, x = Shares(), torch.randn(2)
+    loaded: Any = perdure.load(saved(model, example=x), trusted=[Shares, Writes, Ordered], form="class")
+    assert loaded.log is loaded.first.log is loaded.second.log is loaded.log[0] is loaded.ordered["b"]
+    assert loaded.options["settings"] is loaded.options["again"][0]
+    loaded.queue.append(4)
+    assert list(loaded.same_queue[0]) == [2, 3, 4] and list(loaded.ordered) == ["b", "a"]
+    assert loaded.counts is loaded.first.counts and loaded.counts["x"] == []
+    assert len(model.log) == len(loaded.log) == 1  # neither the trace nor the proof has left anything
+    assert torch.equal(loaded(x), model(x))
+
+
+class Various(nn.Module):
+    """What models keep besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.flags, self.options = Flags.A | Flags.B, Options(a=1, b=[2])
+        self.rate, self.sizes = np.float64(0.5), np.arange(4.0).reshape(2, 2)
+        self.same_sizes, self.names = [self.sizes], np.array(["ab", "c"])
+        self.steps, self.part, self.rest = range(2, 8, 2), slice(1, None), ...
+        self.space = types.SimpleNamespace(a=1)
+        self.weak, self.noise = weakref.ref(self.linear), torch.Generator().manual_seed(3)
+        self.twice, self.where = Writes.twice, torch.device("cpu")
+        self.anchor = torch.ones(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weak()(x) * self.rate + self.twice(x)[self.part.start] + self.anchor
+
+
+def test_values_of_numpy_and_python_that_attributes_hold() -> None:
+    model, x = Various(), torch.randn(2)
+    trusted = [Various, Flags, Options, Writes.twice]
+    loaded: Any = perdure.load(saved(model, example=x), trusted=trusted, form="class")
+    assert loaded.flags is Flags.A | Flags.B and loaded.options.b == [2] and type(loaded.options) is Options
+    assert type(loaded.rate) is np.float64 and loaded.sizes.tolist() == [[0, 1], [2, 3]] and loaded.sizes.dtype == "f8"
+    assert loaded.same_sizes[0] is loaded.sizes and loaded.names.tolist() == ["ab", "c"]
+    assert (loaded.steps, loaded.part, loaded.rest, loaded.space.a) == (range(2, 8, 2), slice(1, None), ..., 1)
+    assert loaded.weak() is loaded.linear and loaded.twice is Writes.twice
+    assert torch.equal(torch.rand(3, generator=loaded.noise), torch.rand(3, generator=model.noise))
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_what_attributes_hold_follows_the_device() -> None:
+    model = Various()
+    recorded = record(model, dict(model.named_parameters()), {})
+    tensors = {**dict(model.named_parameters()), **recorded.loose}
+    moved: Any = rebuild(
+        recorded.architecture, recorded.code, lambda ref: tensors[ref.name].detach(), "here", torch.device("meta")
+    )
+    assert {moved.anchor.device.type, moved.where.type, moved.linear.weight.device.type} == {"meta"}
+    assert moved.noise.device.type == "cpu" and moved.sizes.tolist() == model.sizes.tolist()

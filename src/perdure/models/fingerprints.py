@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import linecache
 import sys
 import sysconfig
+import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,9 +48,8 @@ def sources_of(code: Iterable[tuple[Name, Any]], *, text: bool = False) -> Sourc
 
 def text_of(value: Any) -> str:
     """Return the source of a class or function; empty where there is none."""
-    node = _node(value)
-    source = _source(value.__module__)
-    return ast.get_source_segment(source, node) or "" if node is not None and source else ""
+    node, source = _definition(value)
+    return ast.get_source_segment(source, node) or "" if node is not None else ""
 
 
 def attributes_read(kind: type) -> frozenset[str]:
@@ -56,7 +57,7 @@ def attributes_read(kind: type) -> frozenset[str]:
     reads: set[str] = set()
     spared: set[str] = set()
     for base in kind.__mro__:
-        node = None if _is_foreign(base) else _node(base)
+        node = None if _is_foreign(base) else _definition(base)[0]
         if isinstance(node, ast.ClassDef):
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name not in ("__init__", "__setstate__"):
@@ -81,7 +82,7 @@ def _read_from_self(method: ast.FunctionDef) -> tuple[set[str], set[str]]:
 
 
 def _describe(value: Any, bases: tuple[str, ...], modules: tuple[str, ...], text: bool) -> Source:
-    node = _node(value)
+    node, _ = _definition(value)
     return Source(
         fingerprint=_fingerprint(node) if node is not None else "",
         bases=bases,
@@ -123,14 +124,29 @@ def _without_docstring(node: Any) -> Any:
     return node.body[1:] if documented and ast.get_docstring(node, clean=False) is not None else node.body
 
 
-def _node(value: Any) -> ast.AST | None:
-    """Find the definition of a class or function in the syntax of its module, by its path."""
+def _definition(value: Any) -> tuple[ast.AST | None, str]:
+    """Find the definition of a class or function in the syntax of its module, by its path; and the text it stands in."""
     tree: ast.AST | None = _tree(value.__module__)
     for part in value.__qualname__.split("."):
         if part == "<locals>":
             continue
         tree = next((node for node in _definitions(tree) if node.name == part), None) if tree else None
-    return tree
+    return (tree, _source(value.__module__)) if tree is not None else _typed_in(value)
+
+
+def _typed_in(value: Any) -> tuple[ast.AST | None, str]:
+    """Find a definition that is in no file, such as one in a notebook's cell, by the lines that its functions remember."""
+    parts = vars(value).values() if isinstance(value, type) else [value]
+    code = next((part.__code__ for part in parts if isinstance(part, types.FunctionType)), None)
+    source = "".join(linecache.getlines(code.co_filename)) if code else ""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return None, ""
+    for node in _definitions(tree):
+        if code and node.name == value.__name__ and node.lineno <= code.co_firstlineno <= (node.end_lineno or 0):
+            return node, source
+    return None, ""
 
 
 def _definitions(tree: ast.AST | None) -> list[Any]:

@@ -6,19 +6,22 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
 from perdure.disk.blobs import pack
-from perdure.errors import InputError, UnsupportedModelError
+from perdure.errors import InputError, PerdureError, UnsupportedModelError
 from perdure.models.contents import ARCHITECTURE, GRAPH, PROOF, SOURCES
 from perdure.models.execution import FrozenGraph
 from perdure.models.fingerprints import sources_of
-from perdure.models.proving import Example, example_of, prove
-from perdure.models.recording import record, unwrapped
+from perdure.models.proving import Example, Verdict, examine, example_of, prove
+from perdure.models.rebuilding import rebuild
+from perdure.models.recording import record
 from perdure.models.tracing import trace
+from perdure.models.wrapping import unwrapped
 from perdure.records import architecture, graph, proof, sources, values
-from perdure.records.architecture import Architecture
+from perdure.records.architecture import Architecture, TensorRef
 from perdure.records.graph import Graph
 from perdure.records.origins import Origin, origin_of
 from perdure.records.proof import Proof
@@ -91,6 +94,7 @@ def save(
             taken.trace_graph(examples, dynamic)
     if examples:
         taken.prove(examples[0], keep_example)
+    taken.try_classes()
     taken.check()
     captured = taken.captured
     holdings = hold(captured.tensors, captured.roles)
@@ -139,6 +143,7 @@ class _Taken:
         self._kept = dict(volatile)
         self._volatile = volatile
         self._architecture: Architecture | None = None
+        self._code: list[Any] = []
         self._graph: Graph | None = None
         self._proof: Proof | None = None
         self._sources: Sources | None = None
@@ -148,6 +153,7 @@ class _Taken:
         """Write down the tree of modules, and where its code came from."""
         recorded = record(self._model, self._objects(), self._volatile_objects())
         self._architecture = recorded.architecture
+        self._code = recorded.code
         self._kept |= recorded.loose
         self.warnings += [f"left out: {thing}" for thing in recorded.architecture.left_out]
         self._sources = sources_of(zip(recorded.architecture.names, recorded.code, strict=True), text=text)
@@ -195,6 +201,24 @@ class _Taken:
         self._kept |= kept or {}
         if self._proof.missing:
             self.warnings.append(f"the file has no proof: {self._proof.missing}")
+
+    def try_classes(self) -> None:
+        """Rebuild the model from its data and compare its answers with the proof; what fails is an obstacle."""
+        if self._architecture is None or self._architecture.obstacles:
+            return
+        where = "what is to be saved"
+        try:
+            rebuilt = rebuild(self._architecture, self._code, self._tensor, where)
+            proof = self._proof if self._proof and not self._proof.missing else None
+            verdict = examine(rebuilt, proof, self._kept.__getitem__, where) if proof else Verdict(True)
+            reason = "" if verdict.holds else f"rebuilt from its data, {verdict.said}"
+        except PerdureError as error:
+            reason = str(error)
+        if reason:
+            self._architecture = msgspec.structs.replace(self._architecture, obstacles=(reason,))
+
+    def _tensor(self, ref: TensorRef) -> torch.Tensor:
+        return (self._kept if ref.in_blob else self.captured.tensors)[ref.name].detach()
 
     def check(self) -> None:
         """See that the model can be loaded again in one form at least.
@@ -279,7 +303,7 @@ def _unsupported(obstacles: Sequence[str], no_graph: str) -> UnsupportedModelErr
     more = f"\n  and {len(obstacles) - 20} more" if len(obstacles) > 20 else ""
     graph_said = f"it has no graph: {no_graph}" if no_graph else "no graph was asked for (give example=…)"
     return UnsupportedModelError(
-        f"saving: parts of the model are no data, so it cannot be rebuilt from its classes:{listed}{more}\nand {graph_said}."
+        f"saving: the model cannot be rebuilt from its classes:{listed}{more}\nand {graph_said}."
         f" Give them names of their own (a function instead of a lambda), or save the weights alone with save_weights."
     )
 

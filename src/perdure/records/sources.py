@@ -59,6 +59,16 @@ def changed(saved: Sources, present: Sources) -> tuple[str, ...]:
         name
         for then, now in ((saved.code, present.code), (saved.modules, present.modules))
         for name, source in then.items()
-        if source.fingerprint and name in now and now[name].fingerprint != source.fingerprint
+        if source.fingerprint and name in now and now[name].fingerprint not in ("", source.fingerprint)
     ]
     return tuple(dict.fromkeys(found))
+
+
+def unseen(saved: Sources, present: Sources) -> tuple[str, ...]:
+    """Name the classes, functions and modules whose code cannot be compared: one of the two has no source."""
+    return tuple(
+        name
+        for then, now in ((saved.code, present.code), (saved.modules, present.modules))
+        for name, source in then.items()
+        if not source.fingerprint or name not in now or not now[name].fingerprint
+    )
