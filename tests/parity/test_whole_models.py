@@ -439,14 +439,28 @@ def test_what_would_come_back_as_something_else_is_named() -> None:
     def other(self: Any, x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
-    odd = [nn.Linear(2, 2) for _ in range(4)]
+    odd = [nn.Linear(2, 2) for _ in range(3)]
     odd[0].weight = Own(torch.ones(2, 2))
-    odd[1].weight.tag = "mine"  # type: ignore[attr-defined]
-    odd[2].forward = other.__get__(odd[2])  # type: ignore[method-assign]
-    odd[3].act = torch.arange(3).tolist  # type: ignore[assignment]
+    odd[1].forward = other.__get__(odd[1])  # type: ignore[method-assign]
+    odd[2].act = torch.arange(3).tolist  # type: ignore[assignment]
     for model in odd:
         with pytest.raises(UnsupportedModelError):
             saved(model)
+
+
+def test_marks_on_tensors_come_along_and_what_is_no_data_is_left_out() -> None:
+    model: Any = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model[0].weight.mark = {"decay": 0.1, "of": model[0], "itself": model[0].weight}
+    model[0].bias.loader = lambda x: x
+    model[1].running_mean.mark = 3
+    model[0].bias.register_hook(lambda gradient: gradient)
+    file = io.BytesIO()
+    report = perdure.save(model, file)
+    assert [warning.split(":")[1].strip() for warning in report.warnings] == ["0.bias", "0.bias.loader"]
+    loaded: Any = perdure.load(file.getvalue())
+    mark = loaded[0].weight.mark
+    assert mark["decay"] == 0.1 and mark["of"] is loaded[0] and mark["itself"] is loaded[0].weight
+    assert loaded[1].running_mean.mark == 3 and not hasattr(loaded[0].bias, "loader")
 
 
 class Random(nn.Module):

@@ -179,7 +179,10 @@ class _Rebuilder:
                 ref = self._architecture.tensors[number]
             except IndexError:
                 raise ValueError(f"there is no tensor {number}") from None
-            self._tensors[number] = self._make(ref)
+            tensor = self._tensors[number] = self._make(ref)
+            for key, value in ref.attributes.items():
+                self._check_shadow(type(tensor), tensor, key, decoded := self._values.decode(value))
+                vars(tensor)[key] = decoded
         return self._tensors[number]
 
     def _make(self, ref: TensorRef) -> torch.Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import copyreg
 import functools
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -75,9 +76,8 @@ class _Recorder:
         self._modules = _Numbered()
         self._objects = _Numbered()
         self._containers = _Numbered()
-        self._tensors: dict[int, int] = {}
-        self._kept: list[torch.Tensor] = []
-        self._refs: list[TensorRef] = []
+        self._tensors = _Numbered()
+        self._on_cpu: set[int] = set()
         self._values = ValueWriter(self)
         self.apart = shared_containers(model)
         self.device = _device_of(model)
@@ -89,7 +89,7 @@ class _Recorder:
         self.module(self._model, "")
         tables = (
             (self._modules, self._write_module), (self._objects, self._write_object),
-            (self._containers, self._write_container),
+            (self._containers, self._write_container), (self._tensors, self._write_tensor),
         )  # fmt: skip
         while not all(table.is_written() for table, _ in tables):
             for table, write in tables:
@@ -99,7 +99,7 @@ class _Recorder:
             modules=tuple(self._modules.records),
             objects=tuple(self._objects.records),
             containers=tuple(self._containers.records),
-            tensors=tuple(self._refs),
+            tensors=tuple(self._tensors.records),
             obstacles=tuple(dict.fromkeys(self.obstacles)),
             left_out=tuple(dict.fromkeys(self.left_out)),
         )
@@ -177,12 +177,18 @@ class _Recorder:
         """Leave out hooks that cannot be written, such as a closure of PyTorch's own; they do not touch the answers."""
         kept: OrderedDict[int, Any] = OrderedDict()
         for number, hook in hooks.items():
-            n_obstacles = len(self.obstacles)
-            if self._encode(hook, f"{place}[{number}]") is not _MISSING:
-                kept[number] = hook
-            self.left_out += self.obstacles[n_obstacles:]
-            del self.obstacles[n_obstacles:]
+            with self._leaving_out():
+                if self._encode(hook, f"{place}[{number}]") is not _MISSING:
+                    kept[number] = hook
         return kept
+
+    @contextlib.contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        """What cannot be written meanwhile is left out, instead of standing in the way."""
+        n_obstacles = len(self.obstacles)
+        yield
+        self.left_out += self.obstacles[n_obstacles:]
+        del self.obstacles[n_obstacles:]
 
     def _encode(self, value: Any, place: str) -> Any:
         try:
@@ -198,34 +204,46 @@ class _Recorder:
         return {key: None if tensor is None else self.tensor(tensor, _join(place, key)) for key, tensor in held.items()}
 
     def tensor(self, tensor: torch.Tensor, place: str, *, on_cpu: bool = False) -> int:
-        if id(tensor) not in self._tensors:
-            self._tensors[id(tensor)] = len(self._refs)
-            self._kept.append(tensor)
-            self._refs.append(self._ref(tensor, place, on_cpu))
-        return self._tensors[id(tensor)]
+        if on_cpu:
+            self._on_cpu.add(id(tensor))
+        return self._tensors.number(tensor, place)
 
-    def _ref(self, tensor: torch.Tensor, place: str, on_cpu: bool) -> TensorRef:
+    def _write_tensor(self, tensor: torch.Tensor, place: str) -> TensorRef:
         parameter, trained = isinstance(tensor, nn.Parameter), tensor.requires_grad and tensor.is_leaf
         lazy = _LAZY.get(type(tensor))
         if lazy is not None:
             return TensorRef(short_name(tensor.dtype), False, lazy == "parameter", trained, lazy)
-        if parameter and (type(tensor) is not nn.Parameter or vars(tensor)):
-            self._obstacle(place, "a parameter of a type or with attributes of its own")
+        if parameter and type(tensor) is not nn.Parameter:
+            self._obstacle(place, f"a parameter of the type {_shown(type(tensor))}")
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            self.left_out.append(f"{place}: hooks of its gradient")
+        attributes = self._of_tensor(tensor, place)
         if id(tensor) in self._known:
             name, in_blob = self._known[id(tensor)]
-            return TensorRef(name, in_blob, parameter, trained)
+            return TensorRef(name, in_blob, parameter, trained, attributes=attributes)
+        name = self._add_loose(tensor, place)
+        stays = self.device is not None and self.device.type != tensor.device.type == "cpu"
+        stays = stays or id(tensor) in self._on_cpu
+        return TensorRef(name, True, parameter, trained, on_cpu=stays, attributes=attributes)
+
+    def _of_tensor(self, tensor: torch.Tensor, place: str) -> dict[str, Any]:
+        """Write what was set on a tensor itself, such as the marks that libraries put on parameters."""
+        with self._leaving_out():
+            return self._attributes(vars(tensor), place)
+
+    def _add_loose(self, tensor: torch.Tensor, place: str) -> str:
+        """Give a tensor that only an attribute holds a name of its own."""
         try:
             refuse(place, tensor)
         except PerdureError as error:
             self.obstacles.append(str(error).removeprefix("saving "))
-            return TensorRef(place, True, parameter, trained)
+            return place
         name = place
         while name in self._taken:
             name += "_"
         self._taken.add(name)
         self.loose[name] = tensor.detach()
-        elsewhere = self.device is not None and self.device.type != tensor.device.type == "cpu"
-        return TensorRef(name, True, parameter, trained, on_cpu=on_cpu or elsewhere)
+        return name
 
     def _write_object(self, value: Any, place: str) -> ObjectRecord:
         number = self._values.of_class(type(value))

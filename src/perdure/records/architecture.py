@@ -81,6 +81,7 @@ class TensorRef(msgspec.Struct, frozen=True, omit_defaults=True):
         requires_grad: it gets gradients.
         lazy: it has no shape yet: the type of what a lazy module has not initialised.
         on_cpu: it stays on the CPU wherever the model is: it was there when the model was elsewhere, or is NumPy's.
+        attributes: what was set on the tensor itself, as values.
     """
 
     name: str
@@ -89,6 +90,7 @@ class TensorRef(msgspec.Struct, frozen=True, omit_defaults=True):
     requires_grad: bool = False
     lazy: str = ""
     on_cpu: bool = False
+    attributes: dict[str, Any] = {}
 
 
 class ModuleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -124,7 +126,7 @@ class Architecture(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         obstacles: what could not be written, and where it stands; with any, the model cannot be rebuilt from this.
-        left_out: what could not be written and can be done without: hooks that only take part in state dicts.
+        left_out: what could not be written and is not needed for an answer: hooks of state dicts and of gradients.
     """
 
     names: tuple[Name, ...] = ()
