@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from perdure.models import fingerprints
 from perdure.models.fingerprints import attributes_read, sources_of, text_of
 from perdure.models.naming import name_of_class
 from perdure.records.sources import changed, decode, encode, unseen
@@ -49,8 +48,6 @@ def define(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         (tmp_path / "acme_helper.py").write_text(helper)
         for module in ("acme_net", "acme_helper"):
             sys.modules.pop(module, None)
-        for cached in (fingerprints._tree, fingerprints._source, fingerprints._is_own):
-            cached.cache_clear()
         importlib.invalidate_caches()
         sys.dont_write_bytecode = True
         net = importlib.import_module("acme_net").Net

@@ -29,7 +29,7 @@ class Drift(NamedTuple):
 def find_drift(saved: Sources, names: Iterable[Name], code: Iterable[Any], model: nn.Module) -> Drift:
     """Compare the code of a rebuilt model with the record of its sources."""
     pairs = list(zip(names, code, strict=True))
-    present = sources_of(pairs)
+    present = sources_of(pairs, saved=saved)
     differing, hidden = changed(saved, present), unseen(saved, present)
     if not differing:
         return Drift(unseen=hidden)

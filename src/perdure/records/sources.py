@@ -16,6 +16,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
         modules: the Python modules outside of installed packages that its own module reaches.
         origin: the distribution and version, or the commit, that it came from; empty where that is not known.
         text: its source, where that was asked for.
+        file: BLAKE3 of the text of the module that it stands in.
     """
 
     fingerprint: str = ""
@@ -23,6 +24,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     modules: tuple[str, ...] = ()
     origin: str = ""
     text: str = ""
+    file: str = ""
 
 
 class Sources(msgspec.Struct, frozen=True, omit_defaults=True):
