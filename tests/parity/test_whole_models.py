@@ -231,6 +231,45 @@ def test_lazy_models_are_restored_as_they_were() -> None:
     assert torch.equal(again(x), loaded.eval()(x))
 
 
+def test_lazy_models_that_have_not_run_are_left_alone() -> None:
+    model, file = nn.Sequential(nn.LazyLinear(4)), io.BytesIO()
+    report = perdure.save(model, file, example=torch.randn(2, 3))
+    assert report.forms == ("class", "weights") and all("0.weight has no shape" in said for said in report.warnings)
+    assert type(model[0]) is nn.LazyLinear and type(model[0].weight) is nn.UninitializedParameter
+    assert model(torch.randn(2, 3)).shape == (2, 4)
+
+
+class Forgets(nn.Module):
+    """What it keeps is not all that it needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.scale = nn.Linear(2, 2), 3.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "scale": 1.0}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) * self.scale
+
+
+def test_a_class_form_is_tried_before_it_is_offered() -> None:
+    model, x, file = Forgets(), torch.randn(3, 2), io.BytesIO()
+    report = perdure.save(model, file, example=x)
+    assert report.forms == ("graph", "weights") and "rebuilt from its data, its answer differs" in report.warnings[0]
+    assert torch.equal(perdure.load(file.getvalue())(x), model(x))
+    with pytest.raises(UnsupportedModelError, match="its answer differs"):
+        perdure.save(model, io.BytesIO(), example=x, graph=False)
+
+
+def test_an_attribute_in_the_memory_of_a_parameter_is_said_to_be_a_copy() -> None:
+    model: Any = nn.Linear(2, 3)
+    model.turned, file = model.weight.data.t(), io.BytesIO()
+    report = perdure.save(model, file)
+    assert report.warnings == ("turned lies in the memory of weight; after loading it is a copy",)
+    assert torch.equal(perdure.load(file.getvalue()).turned, model.turned)  # type: ignore[arg-type]
+
+
 def test_pruned_models_can_be_pruned_on_and_made_permanent() -> None:
     model = nn.Linear(6, 4)
     prune.l1_unstructured(model, "weight", 0.5)

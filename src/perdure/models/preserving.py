@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from perdure.errors import UnsupportedModelError
 from perdure.models.sharing import CONTAINERS
 from perdure.weights.placing import fill
 from perdure.weights.storing import copied
@@ -23,7 +26,11 @@ def in_eval_mode(model: nn.Module) -> Iterator[Before]:
 
     What is yielded restores the model, in eval mode, in between. The modules' own `train` and `eval` are not called: some
     rewrite the weights, such as adapters that merge themselves.
+
+    Raises:
+        UnsupportedModelError: a lazy module is not initialised yet, which could not be undone.
     """
+    _check_initialised(model)
     before = Before(model)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
@@ -35,6 +42,15 @@ def in_eval_mode(model: nn.Module) -> Iterator[Before]:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         before.restore()
+
+
+def _check_initialised(model: nn.Module) -> None:
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise UnsupportedModelError(
+                f"running {type(model).__name__}: {name} has no shape before the model first runs. Run it once, and save it "
+                f"then."
+            )
 
 
 def _gpus_of(model: nn.Module) -> list[int]:

@@ -41,11 +41,15 @@ _MISSING = object()
 
 
 class Recorded(NamedTuple):
-    """An architecture, the class or function for each of its names, and the tensors that only its attributes hold."""
+    """An architecture, the class or function for each of its names, and the tensors that only its attributes hold.
+
+    What will be otherwise after loading, though the answers are the same, stands in `notes`.
+    """
 
     architecture: Architecture
     code: list[Any]
     loose: dict[str, torch.Tensor]
+    notes: list[str]
 
 
 def record(model: nn.Module, stored: dict[str, torch.Tensor], volatile: dict[str, torch.Tensor]) -> Recorded:
@@ -82,6 +86,8 @@ class _Recorder:
         self.apart = shared_containers(model)
         self.device = _device_of(model)
         self.loose: dict[str, torch.Tensor] = {}
+        self.notes: list[str] = []
+        self._memory = {_storage_of(tensor): name for name, tensor in stored.items()}
         self.obstacles: list[str] = []
         self.left_out: list[str] = []
 
@@ -103,7 +109,7 @@ class _Recorder:
             obstacles=tuple(dict.fromkeys(self.obstacles)),
             left_out=tuple(dict.fromkeys(self.left_out)),
         )
-        return Recorded(architecture, self._code, self.loose)
+        return Recorded(architecture, self._code, self.loose, self.notes)
 
     def name(self, name: Name, code: Any) -> int:
         if name not in self._names:
@@ -241,6 +247,9 @@ class _Recorder:
         name = place
         while name in self._taken:
             name += "_"
+        shared = self._memory.get(_storage_of(tensor)) if tensor.numel() else None
+        if shared:
+            self.notes.append(f"{place} lies in the memory of {shared}; after loading it is a copy")
         self._taken.add(name)
         self.loose[name] = tensor.detach()
         return name
@@ -300,6 +309,10 @@ def _device_of(model: nn.Module) -> torch.device | None:
     """Return where a model is; None where it is at several devices, or has no tensors."""
     devices = {tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())}
     return devices.pop() if len(devices) == 1 else None
+
+
+def _storage_of(tensor: torch.Tensor) -> int | None:
+    return tensor.untyped_storage().data_ptr() or None if tensor.layout is torch.strided else None
 
 
 def _join(place: str, key: str) -> str:
