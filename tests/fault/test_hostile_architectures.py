@@ -223,6 +223,32 @@ BROKEN: dict[str, Any] = {
     "a handle of no module": model(linear(attributes={"x": {"$": "handle", "of": [9, "_forward_hooks", 1]}})),
     "a handle of no hooks": model(linear(attributes={"x": {"$": "handle", "of": [0, "weight", 1]}})),
     "a hook of nothing": model(linear(attributes={"x": {"$": "hook", "of": [3, None]}})),
+    "a container that is none": model(containers=[{"kind": "Popen", "of": []}]),
+    "a container of another kind": model(containers=[{"kind": "list", "of": {"a": 1}}]),
+    "a queue without a length": model(containers=[{"kind": "deque", "of": 3}]),
+    "a queue of a length that is none": model(
+        containers=[{"kind": "deque", "of": {"$": "deque", "of": [1], "longest": "x"}}]
+    ),
+    "no such container": model(linear(attributes={"x": {"$": "container", "of": 4}})),
+    "items of what has none": model(
+        names=[LINEAR, class_of("torch.nn.utils.weight_norm", "WeightNorm")], objects=[{"of": 1, "items": [[1, 2]]}]
+    ),
+    "items that are no pairs": model(names=[LINEAR, class_of("builtins", "dict")], objects=[{"of": 1, "items": [1]}]),
+    "an object that is a class": model(names=[LINEAR, class_of("builtins", "int")], objects=[{"of": 1}]),
+    "flags of what has none": model(linear(attributes={"x": {"$": "flags", "of": [0, 3]}})),
+    "a weak reference to a tensor": model(linear(attributes={"x": {"$": "weak", "of": {"$": "tensor", "of": 0}}})),
+    "an array of objects": model(linear(attributes={"x": {"$": "ndarray", "of": 0, "dtype": "|O8", "shape": [1]}})),
+    "an array of too many": model(linear(attributes={"x": {"$": "ndarray", "of": 0, "dtype": "<i8", "shape": [99]}})),
+    "a scalar of an object": model(linear(attributes={"x": {"$": "scalar", "dtype": "|O8", "of": "00" * 8}})),
+    "a generator of a wrong state": model(linear(attributes={"x": {"$": "generator", "of": ["cpu", 0]}})),
+    "a generator of no device": model(linear(attributes={"x": {"$": "generator", "of": ["/dev/null", 0]}})),
+    "a class of a tensor": model(
+        tensors=[{**TENSORS[0], "attributes": {"__class__": {"$": "class", "of": 0}}}, TENSORS[1]]
+    ),
+    "a method of a tensor": model(
+        names=[LINEAR, function("torch", "zeros")],
+        tensors=[{**TENSORS[0], "attributes": {"add": {"$": "function", "of": 1}}}, TENSORS[1]],
+    ),
     "parametrized without parametrizations": model(linear(parametrized=True)),
     "lazy of no type": model(tensors=[{"name": "load", "lazy": "parameter"}, TENSORS[1]]),
     "a function as class": model(names=[LINEAR, function("torch", "relu")]) | {"modules": [linear(of=1)]},
@@ -235,6 +261,17 @@ BROKEN: dict[str, Any] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_architectures(name: str) -> None:
     refused(content_of(BROKEN[name]), form="class")
+
+
+def test_containers_and_marks_that_hold_themselves() -> None:
+    """They are sound: what they refer to is made before it is filled."""
+    itself = [{"$": "container", "of": 0}]
+    marks = [{**TENSORS[0], "attributes": {"x": {"$": "tensor", "of": 0}}}, TENSORS[1]]
+    attributes = {"in_features": 2, "out_features": 2, "x": itself[0]}
+    loaded: Any = perdure.load(
+        content_of(model(linear(attributes=attributes), containers=[{"kind": "list", "of": itself}], tensors=marks))
+    )
+    assert loaded.x is loaded.x[0] and loaded.weight.x is loaded.weight
 
 
 def test_shared_modules_with_more_ways_than_can_be_walked() -> None:

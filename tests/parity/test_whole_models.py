@@ -11,9 +11,12 @@ import json
 import logging
 import subprocess
 import sys
+import types
+import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +28,9 @@ import perdure
 from parity import zoo
 from parity.zoo import ZOO
 from perdure.errors import FormatError, InputError, UnsupportedModelError, UntrustedError
-from perdure.models.recording import unwrapped
+from perdure.models.rebuilding import rebuild
+from perdure.models.recording import record
+from perdure.models.wrapping import unwrapped
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -224,6 +229,45 @@ def test_lazy_models_are_restored_as_they_were() -> None:
     again = perdure.load(saved(loaded))
     x = torch.randn(3, 5)
     assert torch.equal(again(x), loaded.eval()(x))
+
+
+def test_lazy_models_that_have_not_run_are_left_alone() -> None:
+    model, file = nn.Sequential(nn.LazyLinear(4)), io.BytesIO()
+    report = perdure.save(model, file, example=torch.randn(2, 3))
+    assert report.forms == ("class", "weights") and all("0.weight has no shape" in said for said in report.warnings)
+    assert type(model[0]) is nn.LazyLinear and type(model[0].weight) is nn.UninitializedParameter
+    assert model(torch.randn(2, 3)).shape == (2, 4)
+
+
+class Forgets(nn.Module):
+    """What it keeps is not all that it needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.scale = nn.Linear(2, 2), 3.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "scale": 1.0}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) * self.scale
+
+
+def test_a_class_form_is_tried_before_it_is_offered() -> None:
+    model, x, file = Forgets(), torch.randn(3, 2), io.BytesIO()
+    report = perdure.save(model, file, example=x)
+    assert report.forms == ("graph", "weights") and "rebuilt from its data, its answer differs" in report.warnings[0]
+    assert torch.equal(perdure.load(file.getvalue())(x), model(x))
+    with pytest.raises(UnsupportedModelError, match="its answer differs"):
+        perdure.save(model, io.BytesIO(), example=x, graph=False)
+
+
+def test_an_attribute_in_the_memory_of_a_parameter_is_said_to_be_a_copy() -> None:
+    model: Any = nn.Linear(2, 3)
+    model.turned, file = model.weight.data.t(), io.BytesIO()
+    report = perdure.save(model, file)
+    assert report.warnings == ("turned lies in the memory of weight; after loading it is a copy",)
+    assert torch.equal(perdure.load(file.getvalue()).turned, model.turned)  # type: ignore[arg-type]
 
 
 def test_pruned_models_can_be_pruned_on_and_made_permanent() -> None:
@@ -434,14 +478,28 @@ def test_what_would_come_back_as_something_else_is_named() -> None:
     def other(self: Any, x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
-    odd = [nn.Linear(2, 2) for _ in range(4)]
+    odd = [nn.Linear(2, 2) for _ in range(3)]
     odd[0].weight = Own(torch.ones(2, 2))
-    odd[1].weight.tag = "mine"  # type: ignore[attr-defined]
-    odd[2].forward = other.__get__(odd[2])  # type: ignore[method-assign]
-    odd[3].act = torch.arange(3).tolist  # type: ignore[assignment]
+    odd[1].forward = other.__get__(odd[1])  # type: ignore[method-assign]
+    odd[2].act = torch.arange(3).tolist  # type: ignore[assignment]
     for model in odd:
         with pytest.raises(UnsupportedModelError):
             saved(model)
+
+
+def test_marks_on_tensors_come_along_and_what_is_no_data_is_left_out() -> None:
+    model: Any = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model[0].weight.mark = {"decay": 0.1, "of": model[0], "itself": model[0].weight}
+    model[0].bias.loader = lambda x: x
+    model[1].running_mean.mark = 3
+    model[0].bias.register_hook(lambda gradient: gradient)
+    file = io.BytesIO()
+    report = perdure.save(model, file)
+    assert [warning.split(":")[1].strip() for warning in report.warnings] == ["0.bias", "0.bias.loader"]
+    loaded: Any = perdure.load(file.getvalue())
+    mark = loaded[0].weight.mark
+    assert mark["decay"] == 0.1 and mark["of"] is loaded[0] and mark["itself"] is loaded[0].weight
+    assert loaded[1].running_mean.mark == 3 and not hasattr(loaded[0].bias, "loader")
 
 
 class Random(nn.Module):
@@ -459,3 +517,110 @@ def test_saved_again_without_a_proof_and_with_a_kept_example() -> None:
         assert report.forms == first.forms == ("class", "graph", "weights")
         assert bool(report.warnings) == isinstance(model, Random)
         perdure.save(perdure.load(again.getvalue(), form="graph"), io.BytesIO())
+
+
+class Flags(enum.Flag):
+    A = 1
+    B = 2
+
+
+class Options(dict[str, Any]):
+    """A dict whose keys can be read as attributes."""
+
+    __getattr__ = dict.__getitem__
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise AssertionError("no code of the class is needed to fill it")
+
+
+class Ordered(collections.OrderedDict[str, Any]):
+    pass
+
+
+class Shares(nn.Module):
+    """Its parts talk to each other through containers that they share, one of which holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Any] = []
+        self.log.append(self.log)
+        self.first, self.second = Writes(self.log), Writes(self.log)
+        self.options = {"settings": (settings := {"scale": 2.0}), "again": [settings]}
+        self.queue = collections.deque([1, 2, 3], 3)
+        self.same_queue = [self.queue]
+        self.counts = collections.defaultdict(list)
+        self.first.counts = self.counts  # type: ignore[assignment]
+        self.ordered = Ordered(b=self.log, a=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.options["again"][0]["scale"] = 3.0
+        return self.second(self.first(x)) * self.options["settings"]["scale"] + len(self.log)
+
+
+class Writes(nn.Module):
+    def __init__(self, log: list[Any]) -> None:
+        super().__init__()
+        self.log = log
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.log.append(1)
+        return x + len(self.log)
+
+    @staticmethod
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+def test_containers_that_are_shared_stay_shared() -> None:
+    model, x = Shares(), torch.randn(2)
+    loaded: Any = perdure.load(saved(model, example=x), trusted=[Shares, Writes, Ordered], form="class")
+    assert loaded.log is loaded.first.log is loaded.second.log is loaded.log[0] is loaded.ordered["b"]
+    assert loaded.options["settings"] is loaded.options["again"][0]
+    loaded.queue.append(4)
+    assert list(loaded.same_queue[0]) == [2, 3, 4] and list(loaded.ordered) == ["b", "a"]
+    assert loaded.counts is loaded.first.counts and loaded.counts["x"] == []
+    assert len(model.log) == len(loaded.log) == 1  # neither the trace nor the proof has left anything
+    assert torch.equal(loaded(x), model(x))
+
+
+class Various(nn.Module):
+    """What models keep besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.flags, self.options = Flags.A | Flags.B, Options(a=1, b=[2])
+        self.rate, self.sizes = np.float64(0.5), np.arange(4.0).reshape(2, 2)
+        self.same_sizes, self.names = [self.sizes], np.array(["ab", "c"])
+        self.steps, self.part, self.rest = range(2, 8, 2), slice(1, None), ...
+        self.space = types.SimpleNamespace(a=1)
+        self.weak, self.noise = weakref.ref(self.linear), torch.Generator().manual_seed(3)
+        self.twice, self.where = Writes.twice, torch.device("cpu")
+        self.anchor = torch.ones(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weak()(x) * self.rate + self.twice(x)[self.part.start] + self.anchor
+
+
+def test_values_of_numpy_and_python_that_attributes_hold() -> None:
+    model, x = Various(), torch.randn(2)
+    trusted = [Various, Flags, Options, Writes.twice]
+    loaded: Any = perdure.load(saved(model, example=x), trusted=trusted, form="class")
+    assert loaded.flags is Flags.A | Flags.B and loaded.options.b == [2] and type(loaded.options) is Options
+    assert type(loaded.rate) is np.float64 and loaded.sizes.tolist() == [[0, 1], [2, 3]] and loaded.sizes.dtype == "f8"
+    assert loaded.same_sizes[0] is loaded.sizes and loaded.names.tolist() == ["ab", "c"]
+    assert (loaded.steps, loaded.part, loaded.rest, loaded.space.a) == (range(2, 8, 2), slice(1, None), ..., 1)
+    assert loaded.weak() is loaded.linear and loaded.twice is Writes.twice
+    assert torch.equal(torch.rand(3, generator=loaded.noise), torch.rand(3, generator=model.noise))
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_what_attributes_hold_follows_the_device() -> None:
+    model = Various()
+    recorded = record(model, dict(model.named_parameters()), {})
+    tensors = {**dict(model.named_parameters()), **recorded.loose}
+    moved: Any = rebuild(
+        recorded.architecture, recorded.code, lambda ref: tensors[ref.name].detach(), "here", torch.device("meta")
+    )
+    assert {moved.anchor.device.type, moved.where.type, moved.linear.weight.device.type} == {"meta"}
+    assert moved.noise.device.type == "cpu" and moved.sizes.tolist() == model.sizes.tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 import datetime
 import enum
@@ -13,7 +12,7 @@ import struct
 import sys
 import tempfile
 import threading
-from collections import Counter, OrderedDict, defaultdict, namedtuple
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -68,8 +67,8 @@ def assert_same(one: Any, other: Any, place: str = "state") -> None:
         for (key, value), (other_key, other_value) in zip(one.items(), other.items(), strict=True):
             assert_same(key, other_key, f"{place}, key {key!r}")
             assert_same(value, other_value, f"{place}[{key!r}]")
-    elif type(one) in (list, tuple):
-        assert len(one) == len(other), place
+    elif type(one) in (list, tuple, deque):
+        assert len(one) == len(other) and getattr(one, "maxlen", 0) == getattr(other, "maxlen", 0), place
         for number, (item, other_item) in enumerate(zip(one, other, strict=True)):
             assert_same(item, other_item, f"{place}[{number}]")
     elif isinstance(one, (set, frozenset)):
@@ -152,6 +151,9 @@ def nested(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
             st.sets(keys, max_size=4),
             st.frozensets(keys, max_size=4),
             st.dictionaries(keys, st.integers(-5, 5), max_size=3).map(Counter),
+            st.lists(inner, max_size=4).map(lambda items: deque(items, 5)),
+            st.lists(inner, max_size=2).map(deque),
+            st.sampled_from([..., range(3), range(2**70, 5, -3), slice(1, None, 2**60), slice("a", (1,))]),
         ),
         max_leaves=12,
     )
@@ -314,12 +316,8 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "subclass of str": (Texts("a"), "Texts"),
     "subclass of list": (Lists(), "Lists"),
     "generator": ((number for number in range(3)), "builtins.generator"),
-    "range": (range(3), "builtins.range"),
-    "slice": (slice(3), "builtins.slice"),
-    "deque": (collections.deque([1]), "collections.deque"),
     "lock": (threading.Lock(), "_thread.lock"),
     "object": (object(), "builtins.object"),
-    "ellipsis": (..., "builtins.ellipsis"),
     "nn.Module": (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
     "optimizer": (torch.optim.SGD([torch.zeros(1)], lr=0.1), "torch.optim.sgd.SGD"),
     "generator of torch": (torch.Generator(), "torch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from perdure.models import fingerprints
 from perdure.models.fingerprints import attributes_read, sources_of, text_of
 from perdure.models.naming import name_of_class
-from perdure.records.sources import changed, decode, encode
+from perdure.records.sources import changed, decode, encode, unseen
 
 CODE = '''
 from torch import nn
@@ -48,8 +48,6 @@ def define(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         (tmp_path / "acme_helper.py").write_text(helper)
         for module in ("acme_net", "acme_helper"):
             sys.modules.pop(module, None)
-        for cached in (fingerprints._tree, fingerprints._source, fingerprints._is_own):
-            cached.cache_clear()
         importlib.invalidate_caches()
         sys.dont_write_bytecode = True
         net = importlib.import_module("acme_net").Net
@@ -100,3 +98,22 @@ def test_code_without_a_file() -> None:
     net = namespace["Net"]
     found = sources_of([(name_of_class(net), net)])
     assert found.code["nowhere_at_all.Net"].fingerprint == "" and changed(found, found) == ()
+
+
+def test_classes_that_were_typed_into_a_notebook() -> None:
+    """They are in no file; what the notebook remembers of its cells is their source."""
+
+    def typed(cell: str, text: str) -> Any:
+        linecache.cache[cell] = (len(text), None, text.splitlines(keepends=True), cell)
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(text, cell, "exec"), space)
+        return space["Net"]
+
+    first = "x = 1\nclass Net:\n    def forward(self, x):\n        return x\n"
+    kinds = [typed("<cell 1>", first), typed("<cell 2>", first.replace("return x", "return  x  # the same"))]
+    kinds.append(typed("<cell 3>", first.replace("return x", "return x + 1")))
+    one, same, other = (sources_of([(name_of_class(kind), kind)], text=True) for kind in kinds)
+    assert one.code["__main__.Net"].text.startswith("class Net:")
+    assert changed(one, same) == unseen(one, same) == () and changed(one, other) == ("__main__.Net",)
+    hidden = sources_of([(name_of_class(bare := type("Net", (), {"__module__": "__main__"})), bare)])
+    assert changed(one, hidden) == () and unseen(one, hidden) == ("__main__.Net",)

@@ -16,6 +16,8 @@ from perdure.records.reports import CheckReport, Finding, LoadReport, SaveReport
 
 
 def test_text_of_a_save_report() -> None:
+    whole = SaveReport("w.safetensors", 5, "ab" * 32, ("class", "graph", "weights"))
+    assert str(whole) == "saved w.safetensors: class/graph/weights, 5 bytes, digest abababababababab…"
     report = SaveReport("w.safetensors", 3 * 2**20, "ab" * 32, ("weights",), ("one thing.", "another."))
     assert str(report) == (
         "saved w.safetensors: 3.0 MiB, digest abababababababab…\nwarning: one thing.\nwarning: another."

@@ -7,7 +7,8 @@ import enum
 import io
 import json
 import pathlib
-from collections import Counter, OrderedDict
+import types
+from collections import Counter, OrderedDict, deque
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -59,6 +60,11 @@ ENCODED: list[tuple[Any, Any]] = [
     (pathlib.PureWindowsPath("a/b"), {"$": "path", "of": "a\\b", "windows": True}),
     (Colour.RED, "red"),
     (Counter("aab"), {"$": "counter", "of": [["a", 2], ["b", 1]]}),
+    (deque([1, (2,)], 3), {"$": "deque", "of": [1, {"$": "tuple", "of": [2]}], "longest": 3}),
+    (range(1, 2**60, 2), {"$": "range", "of": [1, {"$": "int", "of": hex(2**60)}, 2]}),
+    (slice(None, 3), {"$": "slice", "of": [None, 3, None]}),
+    (..., {"$": "ellipsis"}),
+    (types.SimpleNamespace(a=(1,)), {"$": "namespace", "of": {"a": {"$": "tuple", "of": [1]}}}),
     (OrderedDict(b=1, a=2), {"$": "ordered", "of": [["b", 1], ["a", 2]]}),
 ]
 
@@ -156,7 +162,7 @@ tags = st.sampled_from([
     "tuple", "set", "frozenset", "dict", "ordered", "counter", "path", "text", "float", "int", "complex", "bytes",
     "bytearray",
     "datetime", "date", "time", "timedelta", "decimal", "fraction", "tensor", "ndarray", "size", "dtype", "device",
-    "scalar", "x",
+    "scalar", "deque", "namespace", "slice", "range", "ellipsis", "x",
 ])  # fmt: skip
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 2**70), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8),
@@ -172,7 +178,7 @@ json_values = st.recursive(
             {"$": tags | leaves},
             optional={
                 "of": inner, "name": leaves | inner, "dtype": leaves, "shape": inner, "versions": inner,
-                "parameter": leaves, "requires_grad": leaves, "windows": leaves, "fold": leaves,
+                "parameter": leaves, "requires_grad": leaves, "windows": leaves, "fold": leaves, "longest": leaves,
             },
         ),
     ),

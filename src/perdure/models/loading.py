@@ -92,7 +92,7 @@ def load(
     def use(stored: Stored) -> nn.Module:
         check_pinned(stored, digest)
         contents = Contents(stored, checked)
-        loaded = _load(contents, permissions, form, checked, _no_model(stored))
+        loaded = _load(contents, permissions, form, checked, _no_model(stored), where_to)
         _finish(loaded.model, loaded.form, mode, where_to, dtype, stored.where)
         info = describe(stored.where, stored)
         info = dataclasses.replace(info, form=loaded.form, reason=loaded.reason, drift=loaded.drift)
@@ -113,7 +113,14 @@ class _Loaded(NamedTuple):
     drift: tuple[str, ...] = ()
 
 
-def _load(contents: Contents, permissions: Permissions, form: Form, verify: Verify, absent: str) -> _Loaded:
+def _load(
+    contents: Contents,
+    permissions: Permissions,
+    form: Form,
+    verify: Verify,
+    absent: str,
+    device: torch.device | None,
+) -> _Loaded:
     if contents.architecture is None and contents.graph is None:
         raise FormatError(absent)
     if form == "graph":
@@ -122,12 +129,12 @@ def _load(contents: Contents, permissions: Permissions, form: Form, verify: Veri
     if form == "class" or contents.graph is None:
         if obstacle:
             raise obstacle
-        return _by_class(contents, permissions, verify, strict=form == "class")
+        return _by_class(contents, permissions, verify, device, strict=form == "class")
     if obstacle:
         named = isinstance(obstacle, UntrustedError)
         return _by_graph(contents, verify, "classes that it names are not permitted" if named else str(obstacle))
     try:
-        return _by_class(contents, permissions, verify, strict=True)
+        return _by_class(contents, permissions, verify, device, strict=True)
     except (DigestError, StorageError, ConflictError):  # the graph reads the same file
         raise
     except Exception as error:  # of the classes' own code too, which may have changed
@@ -144,15 +151,20 @@ def _obstacle(contents: Contents, permissions: Permissions) -> PerdureError | No
     return permissions.refusal(found.names, contents.where)
 
 
-def _by_class(contents: Contents, permissions: Permissions, verify: Verify, *, strict: bool) -> _Loaded:
+def _by_class(
+    contents: Contents, permissions: Permissions, verify: Verify, device: torch.device | None, *, strict: bool
+) -> _Loaded:
     saved = contents.architecture
     assert saved is not None
     code = permissions.resolve(saved.names, contents.where)
     found = migrated(saved, code, contents.where)
-    model = rebuild(found, code, contents.tensors_of(found), contents.where)
+    tensors = contents.tensors_of(found)
+    model = rebuild(found, code, tensors, contents.where)
     drift = find_drift(contents.sources, saved.names, code, model) if contents.sources else Drift()
     asked = bool(permissions) or verify == "full"  # a proof of somebody else's never runs unasked
     _check_drift(contents, model, drift, verify, asked=asked, strict=strict)
+    if device is not None and device.type != "cpu":  # tensors and devices in plain attributes go along
+        model = rebuild(found, code, tensors, contents.where, device)
     return _Loaded(model, "class", "all classes that it names are permitted", drift.changed)
 
 
@@ -186,12 +198,18 @@ def _check_unproved(contents: Contents, drift: Drift, strict: bool) -> None:
         raise DriftError(_drift_message(contents, drift, said))
     if drift.changed and strict:
         raise DriftError(_drift_message(contents, drift, "its code has changed, and there is no proof of its answers"))
-    if drift.changed:
-        log.warning(
-            "%s: the code of %s has changed since it was saved, and the file has no proof that its answers are the same.",
-            contents.where,
-            ", ".join(drift.changed),
-        )
+    for names, said in (
+        (drift.changed, "has changed since"),
+        (drift.unseen, "cannot be compared with what it was when"),
+    ):
+        if names:
+            log.warning(
+                "%s: the code of %s %s it was saved, and the file has no proof that its answers are the same. Save it with "
+                "example=… for one.",
+                contents.where,
+                ", ".join(names),
+                said,
+            )
 
 
 def _drift_message(contents: Contents, drift: Drift, said: str) -> str:

@@ -114,7 +114,7 @@ def find(module: str, path: str) -> Any:
         if found is None or (number and not isinstance(found, type)):
             return None
         found = vars(found).get(part)
-    return found
+    return found.__func__ if isinstance(found, staticmethod) else found
 
 
 @functools.cache

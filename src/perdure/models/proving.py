@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,8 +15,8 @@ from torch import nn
 from perdure.disk.surroundings import processor
 from perdure.errors import CorruptError, PerdureError
 from perdure.models.generation import describe, generate
+from perdure.models.preserving import in_eval_mode
 from perdure.models.structure import flatten, less_names, unflatten
-from perdure.models.traced_calls import Buffers
 from perdure.records import values
 from perdure.records.proof import InputLeaf, OutputLeaf, Proof, pack_samples, step_of_samples, unpack_samples
 from perdure.weights.dtypes import by_name, short_name
@@ -62,8 +61,10 @@ def prove(model: nn.Module, example: Example, *, seed: int = 0, kept: dict[str, 
             n_threads=torch.get_num_threads(),
         )  # fmt: skip
         given = leaves if kept is not None else None
-        with in_eval_mode(model), torch.no_grad():  # one after the other, so that what is random differs
-            first, second = (_answer(model, proof, given) for _ in range(2))
+        with in_eval_mode(model) as before, torch.no_grad():
+            first = _answer(model, proof, given)
+            before.restore()  # but not the random state, so that what is random differs
+            second = _answer(model, proof, given)
         answer, outputs = _outputs(first, second)
     except PerdureError as error:
         return msgspec.structs.replace(proof, missing=str(error))
@@ -104,22 +105,6 @@ def _answer(model: nn.Module, proof: Proof, given: list[Any] | None) -> Any:
     kept = dict(enumerate(given)) if given is not None else {}
     arguments, keywords = example_of(proof, device, lambda name: kept[int(name.rpartition(".")[2])], "the example")
     return model(*arguments, **keywords)
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; afterwards each module is as it was, and so is the random state."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = list({t.device for t in model.parameters() if t.device.type == "cuda"})
-    buffers = Buffers(model)
-    with torch.random.fork_rng(devices=devices):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            buffers.restore()
 
 
 def _outputs(first: Any, second: Any) -> tuple[Any, tuple[OutputLeaf, ...] | str]:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import copyreg
-import functools
-import logging
 import types
-import weakref
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _WrappedHook
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from perdure.errors import CorruptError, PerdureError, UntrustedError
-from perdure.records import values
-from perdure.records.architecture import LISTED, Architecture, ModuleRecord, TensorRef
-from perdure.records.values import TAG
+from perdure.models.plain_objects import makes_plain_objects, put_items
+from perdure.models.rebuilt_values import ValueReader
+from perdure.models.registries import register_outside
+from perdure.records.architecture import LISTED, Architecture, ContainerRecord, ModuleRecord, TensorRef
 from perdure.weights.dtypes import by_name
 
 Fetch = Callable[[TensorRef], torch.Tensor]
+_CONTAINERS: dict[str, Any] = {
+    "list": list, "dict": dict, "set": set, "OrderedDict": OrderedDict, "defaultdict": defaultdict, "Counter": Counter,
+    "deque": deque,
+}  # fmt: skip
 
 
-def rebuild(architecture: Architecture, found: list[Any], tensors: Fetch, where: str) -> nn.Module:
+def rebuild(
+    architecture: Architecture, found: list[Any], tensors: Fetch, where: str, device: torch.device | None = None
+) -> nn.Module:
     """Build the model of an architecture.
 
     Args:
@@ -35,69 +38,76 @@ def rebuild(architecture: Architecture, found: list[Any], tensors: Fetch, where:
         found: the class or function for each of its names.
         tensors: gives the content of a tensor; each is asked for once.
         where: names the file in messages.
+        device: where its tensors shall be, those that are plain attributes too; None leaves them where they are.
 
     Raises:
         CorruptError: its values do not fit together.
         UntrustedError: it binds a method that it may not, or hides a method of a class behind a value.
     """
-    return _Rebuilder(architecture, found, tensors, where).run()
+    try:
+        model = _Rebuilder(architecture, found, tensors, where, device).run()
+        register_outside(model)
+        return model
+    except PerdureError:
+        raise
+    except Exception as error:  # what the file says cannot be built, or the classes' own code fails on it
+        raise CorruptError(
+            f"loading {where}: it cannot be rebuilt ({type(error).__name__}: {str(error)[:200]})."
+        ) from error
 
 
 class _Rebuilder:
-    """All modules and objects are made first, empty, so that they can refer to each other; then they get their state."""
+    """All modules, objects and containers are made first, empty, so that they can refer to each other."""
 
-    def __init__(self, architecture: Architecture, found: list[Any], tensors: Fetch, where: str) -> None:
+    def __init__(
+        self, architecture: Architecture, found: list[Any], tensors: Fetch, where: str, device: torch.device | None
+    ) -> None:
         self._architecture = architecture
-        self._found = found
         self._where = where
         self._fetch = tensors
+        self._moved_to = device
         self._tensors: dict[int, torch.Tensor] = {}
-        self._modules = [self._empty(record) for record in architecture.modules]
-        self._objects = [self._empty_object(record.of) for record in architecture.objects]
-        self._handles: list[tuple[RemovableHandle, int, str, int]] = []
+        self.device = device or torch.device("cpu")
+        self.found = found
+        self.modules = [self._empty(record) for record in architecture.modules]
+        self.objects = [self._empty_object(record.of) for record in architecture.objects]
+        self.containers = [self._empty_container(record) for record in architecture.containers]
+        self._values = ValueReader(self, where)
 
     def run(self) -> nn.Module:
-        """Build all of it.
-
-        Raises:
-            CorruptError: what the file says cannot be built, or the classes' own code fails on it.
-        """
-        try:
-            return self._run()
-        except PerdureError:
-            raise
-        except Exception as error:
-            raise CorruptError(
-                f"loading {self._where}: it cannot be rebuilt ({type(error).__name__}: {str(error)[:200]})."
-            ) from error
-
-    def _run(self) -> nn.Module:
-        for record, thing in zip(self._architecture.objects, self._objects, strict=True):
-            self._set_state(thing, self._decode(record.state))
+        for record, container in zip(self._architecture.containers, self.containers, strict=True):
+            _fill_container(container, self._values.decode(record.of))
+        for record, thing in zip(self._architecture.objects, self.objects, strict=True):
+            self._set_state(thing, self._values.decode(record.state))
+            put_items(thing, self._values.decode(record.items) or [])
         for number in self._children_first():
-            self._fill(self._architecture.modules[number], self._modules[number])
-        for handle, number, key, hook in self._handles:
-            self._connect(handle, number, key, hook)
-        for record, module in zip(self._architecture.modules, self._modules, strict=True):
+            self._fill(self._architecture.modules[number], self.modules[number])
+        self._values.connect_handles()
+        for record, module in zip(self._architecture.modules, self.modules, strict=True):
             if record.parametrized:
                 _parametrize(module, self._where)
-        return self._modules[0]
+        return self.modules[0]
 
     def _empty(self, record: ModuleRecord) -> nn.Module:
-        kind = self._found[record.of]
+        kind = self.found[record.of]
         if not isinstance(kind, type) or not issubclass(kind, nn.Module):
             raise CorruptError(f"loading {self._where}: {kind!r} stands for a module and is no class of modules.")
         return cast("nn.Module", object.__new__(kind))
 
     def _empty_object(self, number: int) -> Any:
-        kind = self._found[number]
-        if not isinstance(kind, type) or issubclass(kind, nn.Module | type) or kind.__new__ is not object.__new__:
+        kind: Any = self.found[number]
+        if not isinstance(kind, type) or issubclass(kind, nn.Module | type) or not makes_plain_objects(kind):
             raise CorruptError(f"loading {self._where}: {kind!r} stands for a plain object and is no class of such.")
-        return object.__new__(kind)
+        return cast("Any", kind).__new__(kind)
+
+    def _empty_container(self, record: ContainerRecord) -> Any:
+        if record.kind not in _CONTAINERS:
+            raise CorruptError(f"loading {self._where}: {record.kind[:40]!r} is no container of Python's.")
+        return deque(maxlen=record.of["longest"]) if record.kind == "deque" else _CONTAINERS[record.kind]()
 
     def _children_first(self) -> list[int]:
         order: list[int] = []
-        waiting = list(reversed(range(len(self._modules))))
+        waiting = list(reversed(range(len(self.modules))))
         entered: set[int] = set()
         done: set[int] = set()
         while waiting:
@@ -122,12 +132,12 @@ class _Rebuilder:
         state["_buffers"] = self._held(record.buffers)
         state["_non_persistent_buffers_set"] = set(record.volatile)
         state["_modules"] = {
-            key: None if number is None else self._modules[number] for key, number in record.modules.items()
+            key: None if number is None else self.modules[number] for key, number in record.modules.items()
         }
         for key, value in record.attributes.items():
             if key in LISTED:
                 raise CorruptError(f"loading {self._where}: the file sets {key}, which is listed elsewhere in it.")
-            state[key] = self._decode(value)
+            state[key] = self._values.decode(value)
             self._check_shadow(type(module), module, key, state[key])
             _reserve_ids(state[key])
         if type(module).__setstate__ is nn.Module.__setstate__:
@@ -136,7 +146,7 @@ class _Rebuilder:
             module.__setstate__(state)
 
     def _held(self, held: Mapping[str, int | None]) -> dict[str, Any]:
-        return {key: None if number is None else self._tensor(number) for key, number in held.items()}
+        return {key: None if number is None else self.tensor(number) for key, number in held.items()}
 
     def _set_state(self, thing: Any, state: Any) -> None:
         """Give a plain object its state as unpickling would: by its own `__setstate__`, else attribute by attribute."""
@@ -163,13 +173,16 @@ class _Rebuilder:
                 f"method. Files of perdure's do so only with methods of the same module."
             )
 
-    def _tensor(self, number: int) -> torch.Tensor:
+    def tensor(self, number: int) -> torch.Tensor:
         if number not in self._tensors:
             try:
                 ref = self._architecture.tensors[number]
             except IndexError:
                 raise ValueError(f"there is no tensor {number}") from None
-            self._tensors[number] = self._make(ref)
+            tensor = self._tensors[number] = self._make(ref)
+            for key, value in ref.attributes.items():
+                self._check_shadow(type(tensor), tensor, key, decoded := self._values.decode(value))
+                vars(tensor)[key] = decoded
         return self._tensors[number]
 
     def _make(self, ref: TensorRef) -> torch.Tensor:
@@ -177,84 +190,23 @@ class _Rebuilder:
             kind: Any = UninitializedParameter if ref.lazy == "parameter" else UninitializedBuffer
             return kind(requires_grad=ref.requires_grad, dtype=by_name(ref.name, self._where), device="cpu")
         tensor = self._fetch(ref)
+        if self._moved_to is not None and not ref.on_cpu:
+            tensor = tensor.to(self._moved_to)
         if ref.parameter:
             return nn.Parameter(tensor, ref.requires_grad)
         return tensor.requires_grad_() if ref.requires_grad else tensor
 
-    def _decode(self, encoded: Any) -> Any:
-        return values.decode(encoded, self._where, self._build)
 
-    def _build(self, tagged: dict[str, Any]) -> Any:
-        """Build the value of a tagged object that is not in the plain vocabulary."""
-        tag, content = str(tagged[TAG]), tagged.get("of")
-        builder = _BUILDERS.get(tag)
-        if builder is None:
-            raise CorruptError(f"loading {self._where}: its architecture has the unknown tag {tag[:40]!r}.")
-        return builder(self, content)
-
-    def _of_module(self, number: Any) -> nn.Module:
-        return self._modules[_index(number)]
-
-    def _of_tensor(self, number: Any) -> torch.Tensor:
-        return self._tensor(_index(number))
-
-    def _of_object(self, number: Any) -> Any:
-        return self._objects[_index(number)]
-
-    def _of_name(self, number: Any) -> Any:
-        return self._found[_index(number)]
-
-    def _partial(self, content: Any) -> functools.partial[Any]:
-        function, arguments, keywords = (self._decode(part) for part in content)
-        if not callable(function) or (isinstance(function, type) and not issubclass(function, nn.Module)):
-            raise ValueError("a partial is made of a function or a class of modules")
-        return functools.partial(function, *arguments, **keywords)
-
-    def _method(self, content: Any) -> Any:
-        """Bind a permitted function to a module or an object of the model, whose class has to define it."""
-        owner, function = self._decode(content[0]), self._found[_index(content[1])]
-        if not any(owner is thing for thing in (*self._modules, *self._objects)):
-            raise UntrustedError(f"loading {self._where}: it binds a method to what is neither a module nor an object.")
-        defined = any(value is function for base in type(owner).__mro__ for value in vars(base).values())
-        if not isinstance(function, types.FunctionType) or not defined:
-            raise ValueError(f"{type(owner).__qualname__} has no such method")
-        return types.MethodType(function, owner)
-
-    def _default_dict(self, content: Any) -> Any:
-        factory, pairs = self._decode(content[0]), self._decode(content[1])
-        if factory is not None and not isinstance(factory, type | types.FunctionType):
-            raise ValueError("a default is made by a class or a function")
-        return defaultdict(factory, {key: value for key, value in pairs})
-
-    def _enum(self, content: Any) -> Any:
-        return self._found[_index(content[0])].__members__[str(content[1])]
-
-    def _named_tuple(self, content: Any) -> Any:
-        kind, items = self._found[_index(content[0])], [self._decode(item) for item in content[1]]
-        if not issubclass(kind, tuple) or len(getattr(kind, "_fields", ())) != len(items):
-            raise ValueError(f"{kind.__qualname__} has not {len(items)} fields")
-        return tuple.__new__(kind, items)
-
-    def _handle(self, content: Any) -> RemovableHandle:
-        handle = object.__new__(RemovableHandle)
-        number, key, hook = _index(content[0]), str(content[1]), int(content[2])
-        self._of_module(number)
-        self._handles.append((handle, number, key, hook))
-        return handle
-
-    def _connect(self, handle: RemovableHandle, number: int, key: str, hook: int) -> None:
-        hooks = vars(self._modules[number]).get(key)
-        if not isinstance(hooks, OrderedDict):
-            raise CorruptError(f"loading {self._where}: a handle means hooks that are not there.")
-        handle.hooks_dict_ref = weakref.ref(hooks)
-        handle.id = hook
-        handle.extra_dict_ref = ()
-
-    def _wrapped(self, content: Any) -> _WrappedHook:
-        hook, module = self._decode(content[0]), self._decode(content[1])
-        if not callable(hook):
-            raise ValueError("a hook is something to be called")
-        return _WrappedHook(hook, module)
+def _fill_container(container: Any, content: Any) -> None:
+    """Put the content of a container of the same type into an empty one, which others may refer to already."""
+    if type(content) is not type(container):
+        raise ValueError(f"a {type(container).__name__} was expected, not a {type(content).__name__}")
+    if isinstance(container, list | deque):
+        container.extend(content)
+    elif isinstance(container, defaultdict):
+        container.default_factory = content.default_factory
+    if isinstance(container, dict | set):
+        container.update(content)
 
 
 def _reserve_ids(hooks: Any) -> None:
@@ -262,44 +214,6 @@ def _reserve_ids(hooks: Any) -> None:
     if isinstance(hooks, OrderedDict):
         numbers = [key for key in hooks if type(key) is int and key < 2**53]
         RemovableHandle.next_id = max([RemovableHandle.next_id, *(number + 1 for number in numbers)])
-
-
-def _index(number: Any) -> int:
-    if type(number) is not int or number < 0:
-        raise ValueError(f"{str(number)[:40]!r} is no entry of a table")
-    return number
-
-
-def _torch_value(kind: type) -> Callable[[_Rebuilder, Any], Any]:
-    def build(rebuilder: _Rebuilder, text: Any) -> Any:
-        found = getattr(torch, str(text), None) if str(text).isidentifier() else None
-        if not isinstance(found, kind):
-            raise ValueError(f"{str(text)[:40]!r} is no {kind.__name__} of this PyTorch")
-        return found
-
-    return build
-
-
-_BUILDERS: dict[str, Callable[[_Rebuilder, Any], Any]] = {
-    "module": _Rebuilder._of_module,
-    "tensor": _Rebuilder._of_tensor,
-    "object": _Rebuilder._of_object,
-    "class": _Rebuilder._of_name,
-    "function": _Rebuilder._of_name,
-    "partial": _Rebuilder._partial,
-    "method": _Rebuilder._method,
-    "defaultdict": _Rebuilder._default_dict,
-    "enum": _Rebuilder._enum,
-    "namedtuple": _Rebuilder._named_tuple,
-    "handle": _Rebuilder._handle,
-    "hook": _Rebuilder._wrapped,
-    "logger": lambda _, name: logging.getLogger(str(name)),
-    "size": lambda _, sizes: torch.Size(sizes),
-    "dtype": _torch_value(torch.dtype),
-    "layout": _torch_value(torch.layout),
-    "memory format": _torch_value(torch.memory_format),
-    "device": lambda _, text: torch.device(str(text)),
-}
 
 
 def _parametrize(module: nn.Module, where: str) -> None:

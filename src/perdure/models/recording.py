@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import copyreg
-import enum
 import functools
-import logging
-import types
-from collections import OrderedDict, defaultdict
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _WrappedHook
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
-from torch.utils.hooks import RemovableHandle
 
 from perdure.errors import PerdureError, UnsupportedValueError
-from perdure.models.naming import name_of_class, name_of_function, name_of_method
-from perdure.records import values
-from perdure.records.architecture import LISTED, Architecture, ModuleRecord, Name, ObjectRecord, TensorRef
-from perdure.records.values import TAG
+from perdure.models.plain_objects import plain_items, plain_state
+from perdure.models.recorded_values import ValueWriter
+from perdure.models.sharing import shared_containers
+from perdure.models.wrapping import unwrapped
+from perdure.records.architecture import (
+    LISTED,
+    Architecture,
+    ContainerRecord,
+    ModuleRecord,
+    Name,
+    ObjectRecord,
+    TensorRef,
+)
 from perdure.weights.dtypes import short_name
 from perdure.weights.storing import refuse
 
@@ -34,23 +41,15 @@ _MISSING = object()
 
 
 class Recorded(NamedTuple):
-    """An architecture, the class or function for each of its names, and the tensors that only its attributes hold."""
+    """An architecture, the class or function for each of its names, and the tensors that only its attributes hold.
+
+    What will be otherwise after loading, though the answers are the same, stands in `notes`.
+    """
 
     architecture: Architecture
     code: list[Any]
     loose: dict[str, torch.Tensor]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside of those that only run another one: compiled, DataParallel, DistributedDataParallel."""
-    while True:
-        compiled = vars(model).get("_modules", {}).get("_orig_mod")
-        if type(model).__name__ == "OptimizedModule" and compiled is not None:
-            model = compiled
-        elif isinstance(model, DataParallel | DistributedDataParallel):
-            model = model.module
-        else:
-            return model
+    notes: list[str]
 
 
 def record(model: nn.Module, stored: dict[str, torch.Tensor], volatile: dict[str, torch.Tensor]) -> Recorded:
@@ -64,84 +63,91 @@ def record(model: nn.Module, stored: dict[str, torch.Tensor], volatile: dict[str
     Returns:
         The architecture. What could not be written stands in its `obstacles`, each with its place.
     """
-    return _Recorder(stored, volatile).run(model)
+    return _Recorder(model, stored, volatile).run()
 
 
 class _Recorder:
-    """Walks through modules and objects in the order in which they are met, each once."""
+    """Walks through modules, objects and shared containers in the order in which they are met, each once."""
 
-    def __init__(self, stored: dict[str, torch.Tensor], volatile: dict[str, torch.Tensor]) -> None:
+    def __init__(self, model: nn.Module, stored: dict[str, torch.Tensor], volatile: dict[str, torch.Tensor]) -> None:
+        self._model = model
         self._known: dict[int, tuple[str, bool]] = {}
         for names, in_blob in ((volatile, True), (stored, False)):
             self._known.update({id(tensor): (name, in_blob) for name, tensor in reversed(names.items())})
         self._taken = set(stored) | set(volatile)
         self._names: dict[Name, int] = {}
         self._code: list[Any] = []
-        self._modules: dict[int, int] = {}
-        self._objects: dict[int, int] = {}
-        self._tensors: dict[int, int] = {}
-        self._refs: list[TensorRef] = []
-        self._waiting: list[tuple[str, Any]] = []
-        self._kept: list[Any] = []
-        self._module_records: dict[int, ModuleRecord] = {}
-        self._object_records: dict[int, ObjectRecord] = {}
+        self._modules = _Numbered()
+        self._objects = _Numbered()
+        self._containers = _Numbered()
+        self._tensors = _Numbered()
+        self._on_cpu: set[int] = set()
+        self._values = ValueWriter(self)
+        self.apart = shared_containers(model)
+        self.device = _device_of(model)
         self.loose: dict[str, torch.Tensor] = {}
+        self.notes: list[str] = []
+        self._memory = {_storage_of(tensor): name for name, tensor in stored.items()}
         self.obstacles: list[str] = []
         self.left_out: list[str] = []
 
-    def run(self, model: nn.Module) -> Recorded:
-        self._module(model, "")
-        while self._waiting:
-            place, value = self._waiting.pop()
-            if isinstance(value, nn.Module):
-                self._module_records[self._modules[id(value)]] = self._write_module(value, place)
-            else:
-                self._object_records[self._objects[id(value)]] = self._write_object(value, place)
+    def run(self) -> Recorded:
+        self.module(self._model, "")
+        tables = (
+            (self._modules, self._write_module), (self._objects, self._write_object),
+            (self._containers, self._write_container), (self._tensors, self._write_tensor),
+        )  # fmt: skip
+        while not all(table.is_written() for table, _ in tables):
+            for table, write in tables:
+                table.write(write)
         architecture = Architecture(
             names=tuple(self._names),
-            modules=tuple(self._module_records[number] for number in range(len(self._module_records))),
-            objects=tuple(self._object_records[number] for number in range(len(self._object_records))),
-            tensors=tuple(self._refs),
+            modules=tuple(self._modules.records),
+            objects=tuple(self._objects.records),
+            containers=tuple(self._containers.records),
+            tensors=tuple(self._tensors.records),
             obstacles=tuple(dict.fromkeys(self.obstacles)),
             left_out=tuple(dict.fromkeys(self.left_out)),
         )
-        return Recorded(architecture, self._code, self.loose)
+        return Recorded(architecture, self._code, self.loose, self.notes)
 
-    def _name(self, name: Name, code: Any) -> int:
+    def name(self, name: Name, code: Any) -> int:
         if name not in self._names:
             self._names[name] = len(self._names)
             self._code.append(code)
         return self._names[name]
 
-    def _class(self, kind: type) -> int:
-        return self._name(name_of_class(kind), kind)
+    def module(self, module: nn.Module, place: str) -> int:
+        return self._modules.number(unwrapped(module), place)
 
-    def _number(self, table: dict[int, int], value: Any, place: str) -> int:
-        """Give a module or an object its number; it is written down later, so that nesting costs no stack."""
-        if id(value) not in table:
-            table[id(value)] = len(table)
-            self._waiting.append((place, value))
-            self._kept.append(value)
-        return table[id(value)]
+    def object(self, value: Any, place: str) -> int:
+        return self._objects.number(value, place)
 
-    def _module(self, module: nn.Module, place: str) -> int:
-        return self._number(self._modules, unwrapped(module), place)
+    def container(self, value: Any, place: str) -> int:
+        return self._containers.number(value, place)
+
+    def holder_of(self, hooks: Any) -> tuple[nn.Module, str] | None:
+        for module in self._model.modules() if hooks is not None else ():
+            for key, held in vars(module).items():
+                if held is hooks:
+                    return module, key
+        return None
 
     def _write_module(self, module: nn.Module, place: str) -> ModuleRecord:
         parametrized = parametrize.is_parametrized(module)
         kind = parametrize.type_before_parametrizations(module) if parametrized else type(module)
         if isinstance(module, torch.jit.ScriptModule):
             self._obstacle(place, "a TorchScript module")
-            return ModuleRecord(self._class(nn.Module))
+            return ModuleRecord(self._values.of_class(nn.Module))
         state = self._state(module, place, kind) if not parametrized else dict(vars(module))
         return ModuleRecord(
-            of=self._class(kind),
-            attributes=self._attributes(module, state, place),
+            of=self._values.of_class(kind),
+            attributes=self._attributes(state, place),
             parameters=self._held(state.get("_parameters", {}), place),
             buffers=self._held(state.get("_buffers", {}), place),
             volatile=tuple(sorted(state.get("_non_persistent_buffers_set", ()))),
             modules={
-                key: None if child is None else self._module(child, _join(place, key))
+                key: None if child is None else self.module(child, _join(place, key))
                 for key, child in state.get("_modules", {}).items()
             },
             training=module.training,
@@ -161,32 +167,38 @@ class _Recorder:
             return {}
         return state
 
-    def _attributes(self, module: nn.Module, state: dict[str, Any], place: str) -> dict[str, Any]:
+    def _attributes(self, state: dict[str, Any], place: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in state.items():
             if key in LISTED or key == "_compiled_call_impl" or _is_default(key, value):
                 continue
             if key in _STATE_DICT_HOOKS:
-                value = self._writable_hooks(value, _join(place, key), module)
-            encoded = self._encode(value, _join(place, str(key)), module)
+                value = self._writable_hooks(value, _join(place, key))
+            encoded = self._encode(value, _join(place, str(key)))
             if encoded is not _MISSING:
                 found[key] = encoded
         return found
 
-    def _writable_hooks(self, hooks: dict[int, Any], place: str, module: nn.Module) -> dict[int, Any]:
+    def _writable_hooks(self, hooks: dict[int, Any], place: str) -> dict[int, Any]:
         """Leave out hooks that cannot be written, such as a closure of PyTorch's own; they do not touch the answers."""
         kept: OrderedDict[int, Any] = OrderedDict()
         for number, hook in hooks.items():
-            n_obstacles = len(self.obstacles)
-            if self._encode(hook, f"{place}[{number}]", module) is not _MISSING:
-                kept[number] = hook
-            self.left_out += self.obstacles[n_obstacles:]
-            del self.obstacles[n_obstacles:]
+            with self._leaving_out():
+                if self._encode(hook, f"{place}[{number}]") is not _MISSING:
+                    kept[number] = hook
         return kept
 
-    def _encode(self, value: Any, place: str, module: nn.Module | None) -> Any:
+    @contextlib.contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        """What cannot be written meanwhile is left out, instead of standing in the way."""
+        n_obstacles = len(self.obstacles)
+        yield
+        self.left_out += self.obstacles[n_obstacles:]
+        del self.obstacles[n_obstacles:]
+
+    def _encode(self, value: Any, place: str) -> Any:
         try:
-            return values.encode(value, place, functools.partial(self._hook, module))
+            return self._values.encode(value, place)
         except UnsupportedValueError as error:
             self.obstacles.append(str(error).removeprefix("saving ").split(". Save what")[0])
             return _MISSING
@@ -195,146 +207,91 @@ class _Recorder:
         self.obstacles.append(f"{place or 'the model'}: {what} is not data")
 
     def _held(self, held: dict[str, Any], place: str) -> dict[str, int | None]:
-        return {
-            key: None if tensor is None else self._tensor(tensor, _join(place, key)) for key, tensor in held.items()
-        }
+        return {key: None if tensor is None else self.tensor(tensor, _join(place, key)) for key, tensor in held.items()}
 
-    def _tensor(self, tensor: torch.Tensor, place: str) -> int:
-        if id(tensor) not in self._tensors:
-            self._tensors[id(tensor)] = len(self._refs)
-            self._kept.append(tensor)
-            self._refs.append(self._ref(tensor, place))
-        return self._tensors[id(tensor)]
+    def tensor(self, tensor: torch.Tensor, place: str, *, on_cpu: bool = False) -> int:
+        if on_cpu:
+            self._on_cpu.add(id(tensor))
+        return self._tensors.number(tensor, place)
 
-    def _ref(self, tensor: torch.Tensor, place: str) -> TensorRef:
+    def _write_tensor(self, tensor: torch.Tensor, place: str) -> TensorRef:
         parameter, trained = isinstance(tensor, nn.Parameter), tensor.requires_grad and tensor.is_leaf
         lazy = _LAZY.get(type(tensor))
         if lazy is not None:
             return TensorRef(short_name(tensor.dtype), False, lazy == "parameter", trained, lazy)
-        if parameter and (type(tensor) is not nn.Parameter or vars(tensor)):
-            self._obstacle(place, "a parameter of a type or with attributes of its own")
+        if parameter and type(tensor) is not nn.Parameter:
+            self._obstacle(place, f"a parameter of the type {_shown(type(tensor))}")
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            self.left_out.append(f"{place}: hooks of its gradient")
+        attributes = self._of_tensor(tensor, place)
         if id(tensor) in self._known:
             name, in_blob = self._known[id(tensor)]
-            return TensorRef(name, in_blob, parameter, trained)
+            return TensorRef(name, in_blob, parameter, trained, attributes=attributes)
+        name = self._add_loose(tensor, place)
+        stays = self.device is not None and self.device.type != tensor.device.type == "cpu"
+        stays = stays or id(tensor) in self._on_cpu
+        return TensorRef(name, True, parameter, trained, on_cpu=stays, attributes=attributes)
+
+    def _of_tensor(self, tensor: torch.Tensor, place: str) -> dict[str, Any]:
+        """Write what was set on a tensor itself, such as the marks that libraries put on parameters."""
+        with self._leaving_out():
+            return self._attributes(vars(tensor), place)
+
+    def _add_loose(self, tensor: torch.Tensor, place: str) -> str:
+        """Give a tensor that only an attribute holds a name of its own."""
         try:
             refuse(place, tensor)
         except PerdureError as error:
             self.obstacles.append(str(error).removeprefix("saving "))
-            return TensorRef(place, True, parameter, trained)
+            return place
         name = place
         while name in self._taken:
             name += "_"
+        shared = self._memory.get(_storage_of(tensor)) if tensor.numel() else None
+        if shared:
+            self.notes.append(f"{place} lies in the memory of {shared}; after loading it is a copy")
         self._taken.add(name)
         self.loose[name] = tensor.detach()
-        return TensorRef(name, True, parameter, trained)
-
-    def _hook(self, module: nn.Module | None, value: Any, place: str) -> dict[str, Any] | None:
-        """Write a value that is not plain, tagged; None where it cannot be written."""
-        if isinstance(value, nn.Module):
-            return {TAG: "module", "of": self._module(value, place)}
-        if isinstance(value, torch.Tensor):
-            return {TAG: "tensor", "of": self._tensor(value, place)}
-        for kinds, write in _WRITERS:
-            if isinstance(value, kinds):
-                return write(self, value, place)
-        if isinstance(value, type):
-            return {TAG: "class", "of": self._class(value)}
-        if callable(value) and (name := name_of_function(value)):
-            return {TAG: "function", "of": self._name(name, value)}
-        return self._object(value, place)
-
-    def inner(self, value: Any, place: str) -> Any:
-        """Write a value within another; what cannot be written ends the whole."""
-        return values.encode(value, place, functools.partial(self._hook, None))
-
-    def _partial(self, value: functools.partial[Any], place: str) -> dict[str, Any]:
-        parts = [value.func, list(value.args), dict(value.keywords)]
-        return {TAG: "partial", "of": [self.inner(part, f"{place}, within a partial") for part in parts]}
-
-    def _method(self, value: types.MethodType, place: str) -> dict[str, Any] | None:
-        """Write a method of a module or a plain object, by the function that is bound; None for any other."""
-        owner = value.__self__
-        name = name_of_method(value.__func__, type(owner))
-        if name is None or isinstance(owner, type) or (name.module.startswith("torch.") and not name.is_torchs):
-            return None
-        encoded = self.inner(owner, place)
-        if not isinstance(encoded, dict) or encoded.get(TAG) not in ("module", "object"):
-            return None
-        return {TAG: "method", "of": [encoded, self._name(name, value.__func__)]}
-
-    def _enum(self, value: enum.Enum, place: str) -> dict[str, Any] | None:
-        member = value.name in type(value).__members__
-        return {TAG: "enum", "of": [self._class(type(value)), value.name]} if member else None
-
-    def _default_dict(self, value: defaultdict[Any, Any], place: str) -> dict[str, Any] | None:
-        factory = None if value.default_factory is None else self.inner(value.default_factory, f"{place}'s factory")
-        pairs = self.inner([[key, item] for key, item in value.items()], place)
-        return {TAG: "defaultdict", "of": [factory, pairs]}
-
-    def _handle(self, value: RemovableHandle, place: str) -> dict[str, Any] | None:
-        """Write what removes a hook by the place of the hooks; None where those belong to no module that is known."""
-        hooks = value.hooks_dict_ref()
-        for module in self._kept:
-            if isinstance(module, nn.Module):
-                for key, held in vars(module).items():
-                    if held is hooks and hooks is not None:
-                        return {TAG: "handle", "of": [self._module(module, place), key, value.id]}
-        return None
-
-    def _wrapped(self, value: _WrappedHook, place: str) -> dict[str, Any]:
-        module = value.module() if value.with_module else None
-        return {TAG: "hook", "of": [self.inner(value.hook, place), self.inner(module, place)]}
-
-    def _named_tuple(self, value: tuple[Any, ...], place: str) -> dict[str, Any] | None:
-        if type(value) is torch.Size:
-            return {TAG: "size", "of": list(value)}
-        fields = getattr(type(value), "_fields", None)
-        if fields is None or getattr(value, "__dict__", None):
-            return None
-        items = [self.inner(item, f"{place}.{field}") for item, field in zip(value, fields, strict=True)]
-        return {TAG: "namedtuple", "of": [self._class(type(value)), items]}
-
-    def _logger(self, value: logging.Logger, place: str) -> dict[str, Any]:
-        return {TAG: "logger", "of": value.name}
-
-    def _torch_value(self, value: Any, place: str) -> dict[str, Any]:
-        return {TAG: _TORCH_KINDS[type(value)], "of": str(value).removeprefix("torch.")}
-
-    def _object(self, value: Any, place: str) -> dict[str, Any] | None:
-        """Write a plain object: an instance of a class of Python's own kind that pickles itself in the ordinary way."""
-        kind = type(value)
-        ordinary = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
-        plain = bool(kind.__flags__ & _HEAP_TYPE) and kind.__new__ is object.__new__ and "<" not in kind.__qualname__
-        if not ordinary or not plain or kind.__module__ == "builtins":
-            return None
-        return {TAG: "object", "of": self._number(self._objects, value, place)}
+        return name
 
     def _write_object(self, value: Any, place: str) -> ObjectRecord:
-        number = self._class(type(value))
+        number = self._values.of_class(type(value))
         getter = getattr(value, "__getstate__", None)
         custom = getter is not None and getattr(type(value), "__getstate__", None) is not getattr(
             object, "__getstate__", None
         )
-        state = getter() if custom and getter else _plain_state(value)
-        encoded = self._encode(state, place, None)
-        return ObjectRecord(number, None if encoded is _MISSING else encoded)
+        state = self._encode(getter() if custom and getter else plain_state(value), place)
+        items = self._encode(plain_items(value), place)
+        return ObjectRecord(number, *(None if part is _MISSING else part for part in (state, items)))
+
+    def _write_container(self, value: Any, place: str) -> ContainerRecord:
+        encoded = self._encode(copy.copy(value), place)
+        return ContainerRecord(type(value).__name__, None if encoded is _MISSING else encoded)
 
 
-_HEAP_TYPE = 1 << 9
-_TORCH_KINDS: dict[type, str] = {
-    torch.dtype: "dtype", torch.device: "device", torch.layout: "layout", torch.memory_format: "memory format",
-}  # fmt: skip
-_WRITERS: tuple[tuple[Any, Any], ...] = (
-    (defaultdict, _Recorder._default_dict),
-    (functools.partial, _Recorder._partial),
-    (types.MethodType, _Recorder._method),
-    (enum.Enum, _Recorder._enum),
-    (RemovableHandle, _Recorder._handle),
-    (_WrappedHook, _Recorder._wrapped),
-    (tuple, _Recorder._named_tuple),
-    (logging.Logger, _Recorder._logger),
-    (tuple(_TORCH_KINDS), _Recorder._torch_value),
-)
+class _Numbered:
+    """Things and their numbers. They are written down later than they are met, so that nesting costs no stack."""
+
+    def __init__(self) -> None:
+        self._things: list[Any] = []
+        self._places: list[str] = []
+        self._numbers: dict[int, int] = {}
+        self.records: list[Any] = []
+
+    def number(self, value: Any, place: str) -> int:
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self._things)
+            self._things.append(value)
+            self._places.append(place)
+        return self._numbers[id(value)]
+
+    def is_written(self) -> bool:
+        return len(self.records) == len(self._things)
+
+    def write(self, write: Callable[[Any, str], Any]) -> None:
+        while not self.is_written():
+            number = len(self.records)
+            self.records.append(write(self._things[number], self._places[number]))
 
 
 @functools.cache
@@ -348,10 +305,14 @@ def _is_default(key: str, value: Any) -> bool:
     return type(value) is type(default) and value == default
 
 
-def _plain_state(value: Any) -> dict[str, Any]:
-    """Return an object's attributes, those in slots too."""
-    slots = {name: getattr(value, name) for name in copyreg._slotnames(type(value)) if hasattr(value, name)}  # type: ignore[attr-defined]
-    return {**getattr(value, "__dict__", {}), **slots}
+def _device_of(model: nn.Module) -> torch.device | None:
+    """Return where a model is; None where it is at several devices, or has no tensors."""
+    devices = {tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())}
+    return devices.pop() if len(devices) == 1 else None
+
+
+def _storage_of(tensor: torch.Tensor) -> int | None:
+    return tensor.untyped_storage().data_ptr() or None if tensor.layout is torch.strided else None
 
 
 def _join(place: str, key: str) -> str:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves
 
 from perdure.errors import InputError
+from perdure.models.preserving import Before, in_eval_mode
 from perdure.models.structure import Tree, flatten, leaf_places, with_leaves
-from perdure.weights.placing import fill
-from perdure.weights.storing import copied
 
 
 class Call:
@@ -104,63 +99,16 @@ class Flat(nn.Module):
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for a while; leave it and the state of the process as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = Buffers(model)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+def as_traced(model: nn.Module) -> Iterator[Before]:
+    """Put a model and the process into the state in which a trace finds plain operators; afterwards all is as it was."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        for module, _ in modes:
-            module.training = False
-        with torch.random.fork_rng(_gpus_of(model)), warnings.catch_warnings(), torch.enable_grad():
+        with in_eval_mode(model) as before, warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
-            yield
+            yield before
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        for module, training in modes:
-            module.training = training
-        buffers.restore()
-
-
-def _gpus_of(model: nn.Module) -> list[int]:
-    devices = {parameter.device for parameter in model.parameters()}
-    return [device.index or 0 for device in devices if device.type == "cuda"]
-
-
-@contextlib.contextmanager
-def without_fakes(model: nn.Module) -> Iterator[None]:
-    """Put back the attributes of those modules in which a trace left the tensors of its own kind.
-
-    What a forward pass keeps for itself otherwise, such as hooks that it installs once, is left to it.
-    """
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            fresh = [value for key, value in vars(module).items() if attributes.get(key) is not value]
-            if any(isinstance(leaf, FakeTensor | torch.SymInt) for leaf in tree_leaves(fresh)):
-                vars(module).clear()
-                vars(module).update(attributes)
-
-
-class Buffers:
-    """The buffers of a model as they were, to be put back after a forward pass that wrote into them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._kept = [(buffer, copied(buffer.detach()), buffer._version) for buffer in model.buffers()]
-
-    def restore(self) -> None:
-        """Put them back."""
-        with torch.no_grad():
-            for number, (buffer, before, version) in enumerate(self._kept):
-                if buffer._version != version:
-                    fill(buffer, before)
-                    self._kept[number] = (buffer, before, buffer._version)
 
 
 NOISY = "torch.fx.experimental.symbolic_shapes"

@@ -20,19 +20,18 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from perdure.errors import InputError, PerdureError, UnsupportedModelError
+from perdure.models.preserving import Before
 from perdure.models.structure import Tree, flatten, leaf_places
 from perdure.models.traced_axes import Axes, asked_axes, batch_axes, token_axes
 from perdure.models.traced_calls import (
     NOISY,
-    Buffers,
     Call,
     Flat,
+    as_traced,
     first_lines,
     is_plain,
     is_tensor,
     quiet,
-    untouched,
-    without_fakes,
 )
 from perdure.models.traced_nodes import Writer
 from perdure.models.traced_sizes import Sizes, SizesError
@@ -82,8 +81,8 @@ def trace(model: nn.Module, examples: Sequence[Example], *, dynamic: Any = None)
     if not examples:
         raise InputError("tracing: there is no example. Pass the arguments that the model takes.")
     calls = [Call(model, *example) for example in examples]
-    with untouched(model):
-        return Tracer(model, calls, dynamic).trace()
+    with as_traced(model) as before:
+        return Tracer(model, calls, dynamic, before).trace()
 
 
 _OLD = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 7)
@@ -96,8 +95,9 @@ _export: Callable[..., ExportedProgram] = getattr(torch.export, "export_for_trai
 class Tracer:
     """Traces one model."""
 
-    def __init__(self, model: nn.Module, calls: list[Call], dynamic: Any) -> None:
+    def __init__(self, model: nn.Module, calls: list[Call], dynamic: Any, before: Before) -> None:
         self.model = model
+        self.before = before
         self.call = calls[0]
         self.notes: list[str] = []
         self.expected: list[Any] = []
@@ -178,7 +178,6 @@ class Tracer:
         )
 
     def _run_example(self) -> tuple[list[Any], Tree]:
-        buffers = Buffers(self.model)
         try:
             with torch.no_grad():
                 torch.manual_seed(0)
@@ -189,8 +188,6 @@ class Tracer:
             raise InputError(
                 f"tracing: {type(self.model).__name__} does not take the example: {first_lines(error)}"
             ) from error
-        finally:
-            buffers.restore()
 
     def _repeat_single(self) -> None:
         """Repeat examples of batch size 1, which the trace would fix, where the model takes more."""
@@ -208,8 +205,13 @@ class Tracer:
             self.tensors = more
 
     def run_model(self, tensors: Sequence[torch.Tensor]) -> tuple[list[Any], Tree]:
+        """Let the model answer; afterwards it is as before. What it gives may lie in its buffers, and is copied then."""
         copies = [tensor.detach().clone() for tensor in tensors]
-        return flatten(self.call.call(self.model, copies), "the output")
+        try:
+            leaves, tree = flatten(self.call.call(self.model, copies), "the output")
+            return [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], tree
+        finally:
+            self.before.restore()
 
     def _attempts(self) -> Iterator[tuple[list[Axes], bool]]:
         asked = [dict(self.asked.get(number, {})) for number in range(len(self.tensors))]
@@ -225,8 +227,11 @@ class Tracer:
         shapes = [self._marks(number, axes) for number, axes in enumerate(free)]
         copies = [tensor.detach().clone() for tensor in self.tensors]
         flat = Flat(self.model, self.call)
-        with contextlib.redirect_stderr(io.StringIO()), quiet(NOISY), without_fakes(self.model):
-            return _export(flat, (copies,), dynamic_shapes=(shapes,) if shapes else None, strict=strict)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), quiet(NOISY):
+                return _export(flat, (copies,), dynamic_shapes=(shapes,) if shapes else None, strict=strict)
+        finally:
+            self.before.restore()  # a trace leaves tensors of its own kind in them
 
     def _marks(self, number: int, axes: Axes) -> Axes:
         """Return the marks of one tensor's free axes; an axis of size 1 is never left to be found out."""

@@ -12,7 +12,7 @@ import torch
 from perdure.errors import PerdureError, UnsupportedModelError
 from perdure.models.execution import build
 from perdure.models.structure import flatten
-from perdure.models.traced_calls import Buffers, first_lines
+from perdure.models.traced_calls import first_lines
 from perdure.models.traced_nodes import Writer
 from perdure.models.traced_sizes import _HOLDS
 from perdure.records import graph as records
@@ -54,7 +54,6 @@ class Trial:
             raise UnsupportedModelError(
                 f"tracing {type(model).__name__}: the graph cannot be written: {error}"
             ) from error
-        self._buffers = Buffers(model)
         self.notes: list[str] = []
         self.base = self._solve()
         self._known: dict[tuple[int, ...], bool] = {}
@@ -167,7 +166,7 @@ class Trial:
             except Exception as error:
                 return first_lines(error)
             finally:
-                self._buffers.restore()
+                self._tracer.before.restore()
         if len(expected) != len(found):
             return "its output is nested in another way"
         for number, (one, two) in enumerate(zip(expected, found, strict=True)):
@@ -181,8 +180,6 @@ class Trial:
             return self._tracer.run_model(tensors)[0]
         except Exception as error:
             raise _ModelError(first_lines(error)) from error
-        finally:
-            self._buffers.restore()
 
     def _resized(self, number: int, sizes: list[int]) -> torch.Tensor:
         tensor = self._tracer.tensors[number]

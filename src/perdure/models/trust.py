@@ -197,9 +197,15 @@ def _is_model_code(found: Any) -> bool:
 
 def _untrusted(names: list[Name], where: str) -> UntrustedError:
     shown = ", ".join(str(name) for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    line = ", ".join(repr(str(name)) for name in names)
+    line = ", ".join(_as_trusted(name) for name in names)
     return UntrustedError(
         f"loading {where}: its classes are not permitted: {shown}. If you trust the code that is installed under these "
         f"names, add trusted=[{line}] (or the classes themselves, or the name of their package for classes); without, "
         f"load the graph with form='graph', or the weights with load_weights."
     )
+
+
+def _as_trusted(name: Name) -> str:
+    """Return what stands in `trusted` for a name: itself, or the class where no import finds it."""
+    local = not name.registered and (name.module == "__main__" or "<locals>" in name.path)
+    return name.path.rpartition(".")[2] if local else repr(str(name))

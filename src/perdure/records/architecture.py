@@ -4,17 +4,21 @@ Everything that is named (a class, a function) stands once in `names`, and every
 file would need is known before anything is looked up. Attributes are in the vocabulary of `records.values`, with these
 tags besides, whose content is a number unless it says otherwise:
 
-    module, tensor, object     an entry of the tables here
+    module, tensor, object, container    an entry of the tables here
     class, function            an entry of `names`
     partial                    [function, positional arguments, keyword arguments]
     method                     [a module or object, an entry of `names`: the function that is bound to it]
     defaultdict                [what makes its values: a class, a function or None, pairs of keys and values]
-    enum                       [a class, the member's name]
+    enum, flags                [a class, the member's name or the number]
     namedtuple                 [a class, its items]
     handle                     [the module, the attribute that holds its hooks, the hook's id]: what removes a hook
     hook                       [a value, the module that it gets or None]: a hook as PyTorch wraps it
+    weak                       a module or object, referred to weakly
     logger                     the name of a logger
-    size, dtype, device, layout, memory format    as PyTorch writes them
+    scalar, ndarray            of NumPy, as in `weights.arrays`; the array's content is a tensor
+    generator                  [its device, a tensor with its state]
+    device                     as PyTorch writes it, or `model`: wherever the model is
+    size, dtype, layout, memory format    as PyTorch writes them
 """
 
 from __future__ import annotations
@@ -76,6 +80,8 @@ class TensorRef(msgspec.Struct, frozen=True, omit_defaults=True):
         parameter: it is a Parameter.
         requires_grad: it gets gradients.
         lazy: it has no shape yet: the type of what a lazy module has not initialised.
+        on_cpu: it stays on the CPU wherever the model is: it was there when the model was elsewhere, or is NumPy's.
+        attributes: what was set on the tensor itself, as values.
     """
 
     name: str
@@ -83,6 +89,8 @@ class TensorRef(msgspec.Struct, frozen=True, omit_defaults=True):
     parameter: bool = False
     requires_grad: bool = False
     lazy: str = ""
+    on_cpu: bool = False
+    attributes: dict[str, Any] = {}
 
 
 class ModuleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,10 +107,18 @@ class ModuleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ObjectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A plain object that is no module: its class and its state."""
+    """A plain object that is no module: its class, its state, and its items where its class is a container."""
 
     of: int
     state: Any = None
+    items: Any = None
+
+
+class ContainerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A list, dict or set that hangs at several places: the name of its type, and the whole of it."""
+
+    kind: str
+    of: Any = None
 
 
 class Architecture(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,12 +126,13 @@ class Architecture(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         obstacles: what could not be written, and where it stands; with any, the model cannot be rebuilt from this.
-        left_out: what could not be written and can be done without: hooks that only take part in state dicts.
+        left_out: what could not be written and is not needed for an answer: hooks of state dicts and of gradients.
     """
 
     names: tuple[Name, ...] = ()
     modules: tuple[ModuleRecord, ...] = ()
     objects: tuple[ObjectRecord, ...] = ()
+    containers: tuple[ContainerRecord, ...] = ()
     tensors: tuple[TensorRef, ...] = ()
     obstacles: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -141,7 +158,7 @@ def decode(content: bytes, where: str) -> Architecture:
         found = _decoder.decode(content)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise CorruptError(f"reading {where}: its architecture cannot be read ({str(error)[:200]}).") from None
-    if max(len(found.modules), len(found.objects), len(found.tensors), len(found.names)) > MAX_MODULES:
+    if max(map(len, (found.modules, found.objects, found.containers, found.tensors, found.names))) > MAX_MODULES:
         raise LimitError(f"reading {where}: its architecture has more than {MAX_MODULES} entries.")
     _check_tables(found, where)
     if found.modules:

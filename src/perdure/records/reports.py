@@ -40,7 +40,7 @@ class SaveReport:
         path: the file or folder; empty when a file object was written to.
         n_bytes: bytes written in all, headers included.
         digest: the root digest, which pins the file: `load_weights(model, path, digest=…)`.
-        forms: what the file offers: `("weights",)` or `("checkpoint",)`.
+        forms: what the file offers: `"class"`, `"graph"`, `"weights"` or `"checkpoint"`.
         warnings: what the file could not keep, one sentence each.
     """
 
@@ -51,7 +51,9 @@ class SaveReport:
     warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"saved {self.path or 'to a file object'}: {human_bytes(self.n_bytes)}, digest {self.digest[:16]}…"]
+        forms = f"{'/'.join(self.forms)}, " if len(self.forms) > 1 else ""
+        size = human_bytes(self.n_bytes)
+        lines = [f"saved {self.path or 'to a file object'}: {forms}{size}, digest {self.digest[:16]}…"]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 

@@ -16,6 +16,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
         modules: the Python modules outside of installed packages that its own module reaches.
         origin: the distribution and version, or the commit, that it came from; empty where that is not known.
         text: its source, where that was asked for.
+        file: BLAKE3 of the text of the module that it stands in.
     """
 
     fingerprint: str = ""
@@ -23,6 +24,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     modules: tuple[str, ...] = ()
     origin: str = ""
     text: str = ""
+    file: str = ""
 
 
 class Sources(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,6 +61,16 @@ def changed(saved: Sources, present: Sources) -> tuple[str, ...]:
         name
         for then, now in ((saved.code, present.code), (saved.modules, present.modules))
         for name, source in then.items()
-        if source.fingerprint and name in now and now[name].fingerprint != source.fingerprint
+        if source.fingerprint and name in now and now[name].fingerprint not in ("", source.fingerprint)
     ]
     return tuple(dict.fromkeys(found))
+
+
+def unseen(saved: Sources, present: Sources) -> tuple[str, ...]:
+    """Name the classes, functions and modules whose code cannot be compared: one of the two has no source."""
+    return tuple(
+        name
+        for then, now in ((saved.code, present.code), (saved.modules, present.modules))
+        for name, source in then.items()
+        if not source.fingerprint or name not in now or not now[name].fingerprint
+    )

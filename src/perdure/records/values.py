@@ -14,8 +14,9 @@ import fractions
 import json
 import math
 import pathlib
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+import types
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Container, Iterable
 from decimal import Decimal
 from typing import Any, cast
 
@@ -38,18 +39,19 @@ EncodeHook = Callable[[Any, str], "dict[str, Any] | None"]
 DecodeHook = Callable[["dict[str, Any]"], Any]
 
 
-def encode(value: Any, place: str, hook: EncodeHook | None = None) -> Any:
+def encode(value: Any, place: str, hook: EncodeHook | None = None, apart: Container[int] = ()) -> Any:
     """Return `value` as JSON data.
 
     Args:
         value: any nesting of plain values. Enums become their plain values, default dicts become dicts.
         place: how messages name the value, e.g. `notes` or `state`.
         hook: asked first about whatever is not of one of JSON's types or a tuple; returns its tagged object, or None.
+        apart: the `id` of lists, dicts and sets that the hook is asked about as well.
 
     Raises:
         UnsupportedValueError: an object outside the vocabulary; the message gives its place and type.
     """
-    return _encode(value, place, hook, 0)
+    return _Encoder(hook, apart).encode(value, place, 0)
 
 
 def to_text(encoded: Any) -> str:
@@ -93,49 +95,101 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
 
 
-def _encode(value: Any, place: str, hook: EncodeHook | None, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise UnsupportedValueError(
-            f"saving: nested deeper than {MAX_DEPTH} levels; does it contain itself? Save plain, finite data. The place is "
-            f"{place[:100]}…"
-        )
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if kind is str:
-        return value if _is_unicode(value) else {TAG: "text", "of": _surrogates_to_hex(value)}
-    if kind is float:
-        return value if math.isfinite(value) else {TAG: "float", "of": repr(value)}
-    if kind is int:
-        return value if -_SAFE_INT <= value <= _SAFE_INT else {TAG: "int", "of": hex(value)}
-    if kind is dict:
-        return _encode_dict(value, place, hook, depth)
-    if kind is list:
-        return [_encode(item, f"{place}[{i}]", hook, depth + 1) for i, item in enumerate(value)]
-    if kind is tuple:
-        return {TAG: "tuple", "of": [_encode(item, f"{place}[{i}]", hook, depth + 1) for i, item in enumerate(value)]}
-    tagged = hook(value, place) if hook is not None else None
-    if tagged is not None:
+class _Encoder:
+    """Writes values; see `encode`."""
+
+    def __init__(self, hook: EncodeHook | None, apart: Container[int]) -> None:
+        self._hook = hook
+        self._apart = apart
+
+    def encode(self, value: Any, place: str, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise UnsupportedValueError(
+                f"saving: nested deeper than {MAX_DEPTH} levels; does it contain itself? Save plain, finite data. The place "
+                f"is {place[:100]}…"
+            )
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if kind is str:
+            return value if _is_unicode(value) else {TAG: "text", "of": _surrogates_to_hex(value)}
+        if kind is float:
+            return value if math.isfinite(value) else {TAG: "float", "of": repr(value)}
+        if kind is int:
+            return value if -_SAFE_INT <= value <= _SAFE_INT else {TAG: "int", "of": hex(value)}
+        if kind is tuple:
+            return {TAG: "tuple", "of": self._items(value, place, depth)}
+        if kind in (dict, list) and id(value) not in self._apart:
+            return self._dict(value, place, depth) if kind is dict else self._items(value, place, depth)
+        tagged = self._hook(value, place) if self._hook is not None else None
+        return tagged if tagged is not None else self._other(value, place, depth)
+
+    def _other(self, value: Any, place: str, depth: int) -> Any:
+        """Write a value of Python's that JSON has no word for."""
+        kind = type(value)
+        if kind is defaultdict:
+            return self._dict(value, place, depth)
+        if kind is OrderedDict:
+            return self._ordered(value, place, depth)
+        if kind is Counter:
+            return {TAG: "counter", "of": self._pairs(value, place, depth)}
+        if kind is deque:
+            return {TAG: "deque", "of": self._items(value, place, depth), "longest": value.maxlen}
+        if kind in (set, frozenset):
+            _check_keys(value, place)
+            items = [self.encode(item, f"{place}{{…}}", depth + 1) for item in value]
+            return {TAG: kind.__name__, "of": sorted(items, key=to_text)}
+        if kind is types.SimpleNamespace:
+            return {TAG: "namespace", "of": self._dict(vars(value), place, depth)}
+        if kind is slice:
+            return {TAG: "slice", "of": self._items((value.start, value.stop, value.step), place, depth)}
+        if kind is range:
+            return {TAG: "range", "of": self._items((value.start, value.stop, value.step), place, depth)}
+        if isinstance(value, enum.Enum):
+            return self.encode(value.value, f"{place}.value", depth + 1)
+        tagged = _encode_scalar(value, place)
+        if tagged is None:
+            raise UnsupportedValueError(
+                f"saving {place[:300]}: an object of type {kind.__module__}.{kind.__qualname__} is not plain data. Save "
+                f"what it consists of (for many objects their state_dict()), as dicts, lists, tensors, numbers and text."
+            )
         return tagged
-    if kind is defaultdict:
-        return _encode_dict(value, place, hook, depth)
-    if kind is OrderedDict:
-        return _encode_ordered(value, place, hook, depth)
-    if kind is Counter:
-        return {TAG: "counter", "of": _encode_pairs(value, place, hook, depth)}
-    if kind in (set, frozenset):
+
+    def _items(self, value: Iterable[Any], place: str, depth: int) -> list[Any]:
+        return [self.encode(item, f"{place}[{number}]", depth + 1) for number, item in enumerate(value)]
+
+    def _dict(self, value: dict[Any, Any], place: str, depth: int) -> Any:
+        if all(type(key) is str and _is_unicode(key) for key in value) and TAG not in value:
+            return {key: self.encode(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
+        return {TAG: "dict", "of": self._pairs(value, place, depth)}
+
+    def _ordered(self, value: OrderedDict[Any, Any], place: str, depth: int) -> Any:
+        """Write an ordered dict; that of a module's state dict keeps the versions that PyTorch attaches to it."""
+        encoded: dict[str, Any] = {TAG: "ordered", "of": self._pairs(value, place, depth)}
+        versions = getattr(value, "_metadata", None)
+        if isinstance(versions, dict):
+            plain = {module: dict(entry) for module, entry in versions.items()}
+            encoded["versions"] = _Encoder(None, ()).encode(plain, f"{place}._metadata", depth + 1)
+        return encoded
+
+    def _pairs(self, value: dict[Any, Any], place: str, depth: int) -> list[list[Any]]:
         _check_keys(value, place)
-        items = [_encode(item, f"{place}{{…}}", hook, depth + 1) for item in value]
-        return {TAG: kind.__name__, "of": sorted(items, key=to_text)}
-    if isinstance(value, enum.Enum):
-        return _encode(value.value, f"{place}.value", hook, depth + 1)
-    tagged = _encode_scalar(value, place)
-    if tagged is None:
-        raise UnsupportedValueError(
-            f"saving {place[:300]}: an object of type {kind.__module__}.{kind.__qualname__} is not plain data. Save what "
-            f"it consists of (for many objects their state_dict()), as dicts, lists, tensors, numbers and text."
-        )
-    return tagged
+        return [
+            [
+                self._key(key, f"{place}, key {_shown(key)}", depth + 1),
+                self.encode(item, f"{place}[{_shown(key)}]", depth + 1),
+            ]
+            for key, item in value.items()
+        ]
+
+    def _key(self, key: Any, place: str, depth: int) -> Any:
+        """Write a key, which may be what the hook writes, such as a number of NumPy's; tensors are no keys."""
+        encoded = self.encode(key, place, depth)
+        if type(encoded) is dict and "name" in encoded and TAG in encoded:
+            raise UnsupportedValueError(
+                f"saving {place[:300]}: a {type(key).__name__} cannot be a key of a saved dict."
+            )
+        return encoded
 
 
 _PLAIN = (type(None), bool)
@@ -148,41 +202,6 @@ def _is_unicode(text: str) -> bool:
 
 def _surrogates_to_hex(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").hex()
-
-
-def _encode_dict(value: dict[Any, Any], place: str, hook: EncodeHook | None, depth: int) -> Any:
-    if all(type(key) is str and _is_unicode(key) for key in value) and TAG not in value:
-        return {key: _encode(item, f"{place}[{key!r}]", hook, depth + 1) for key, item in value.items()}
-    return {TAG: "dict", "of": _encode_pairs(value, place, hook, depth)}
-
-
-def _encode_ordered(value: OrderedDict[Any, Any], place: str, hook: EncodeHook | None, depth: int) -> Any:
-    """Write an ordered dict; that of a module's state dict keeps the versions that PyTorch attaches to it."""
-    encoded: dict[str, Any] = {TAG: "ordered", "of": _encode_pairs(value, place, hook, depth)}
-    versions = getattr(value, "_metadata", None)
-    if isinstance(versions, dict):
-        plain = {module: dict(entry) for module, entry in versions.items()}
-        encoded["versions"] = _encode(plain, f"{place}._metadata", None, depth + 1)
-    return encoded
-
-
-def _encode_pairs(value: dict[Any, Any], place: str, hook: EncodeHook | None, depth: int) -> list[list[Any]]:
-    _check_keys(value, place)
-    return [
-        [
-            _encode_key(key, f"{place}, key {_shown(key)}", hook, depth + 1),
-            _encode(item, f"{place}[{_shown(key)}]", hook, depth + 1),
-        ]
-        for key, item in value.items()
-    ]
-
-
-def _encode_key(key: Any, place: str, hook: EncodeHook | None, depth: int) -> Any:
-    """Write a key, which may be what the hook writes, such as a number of NumPy's; tensors are no keys."""
-    encoded = _encode(key, place, hook, depth)
-    if type(encoded) is dict and "name" in encoded and TAG in encoded:
-        raise UnsupportedValueError(f"saving {place[:300]}: a {type(key).__name__} cannot be a key of a saved dict.")
-    return encoded
 
 
 def _shown(key: Any) -> str:
@@ -234,6 +253,8 @@ def _encode_scalar(value: Any, place: str) -> dict[str, Any] | None:
         windows = {"windows": True} if isinstance(value, pathlib.PureWindowsPath) else {}
         return {TAG: "path", "of": str(value), **windows}
     kind = type(value)
+    if value is Ellipsis:
+        return {TAG: "ellipsis"}
     if kind is complex:
         return {TAG: "complex", "of": [repr(value.real), repr(value.imag)]}
     if kind in (bytes, bytearray):
@@ -323,6 +344,13 @@ def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
         return _decode_ordered(encoded, hook)
     if tag == "path":
         return pathlib.PureWindowsPath(content) if _is_foreign_path(encoded) else pathlib.Path(content)
+    if tag == "deque":
+        return deque([_decode(item, hook) for item in content], encoded.get("longest"))
+    if tag == "namespace":
+        return types.SimpleNamespace(**_decode(content, hook))
+    if tag in ("slice", "range"):
+        parts = [_decode(part, hook) for part in _list_of(content, 3)]
+        return slice(*parts) if tag == "slice" else range(*parts)
     if tag in _SCALARS:
         value = _SCALARS[tag](content)
         return value.replace(fold=1) if encoded.get("fold") == 1 else value
@@ -369,6 +397,7 @@ def _fraction(parts: Any) -> fractions.Fraction:
 
 
 _SCALARS: dict[str, Callable[[Any], Any]] = {
+    "ellipsis": lambda _: ...,
     "text": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
     "float": float,
     "int": lambda text: int(text, 16),

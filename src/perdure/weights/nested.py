@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from perdure.errors import CorruptError, UnsupportedValueError
+from perdure.errors import CorruptError
 from perdure.records.values import TAG, EncodeHook
+from perdure.weights.arrays import decode_scalar, encode_scalar, put_together, take_apart
 from perdure.weights.dtypes import by_name, short_name
 from perdure.weights.storing import refuse
 
@@ -20,8 +21,6 @@ _STEP = re.compile(r"\[('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\]]*)\]")
 
 _LARGE_BYTES = 64 * 1024
 """Bytes that are longer are kept as a tensor: a header has little room."""
-
-_PLAIN_DTYPE = re.compile(r"[<>|=][bBiufcmMSUV]\d{1,9}(\[\d{0,9}[a-zA-Zμ]{1,7}\])?")
 
 
 class TensorCollector:
@@ -71,22 +70,11 @@ class TensorCollector:
             content = torch.from_numpy(np.frombuffer(value, np.uint8).copy())
             return {TAG: f"{type(value).__name__} of tensor", "name": self._add(content, place, root)}
         if isinstance(value, np.generic):
-            return _scalar(value, place)
+            return encode_scalar(value, place)
         if type(value) in (np.ndarray, np.memmap):
-            return self._collect_array(value, place, root)
+            tensor, record = take_apart(value, place)
+            return {TAG: "ndarray", "name": self._add(tensor, place, root), **record}
         return None
-
-    def _collect_array(self, value: np.ndarray, place: str, root: str) -> dict[str, Any]:
-        dtype = value.dtype
-        if dtype.hasobject or dtype.names or np.dtype(dtype.str) != dtype:
-            raise UnsupportedValueError(
-                f"saving {place}: an array of type {dtype} is not plain data. Save its columns."
-            )
-        if _has_torch_type(dtype):
-            return {TAG: "ndarray", "name": self._add(_as_tensor(value), place, root)}
-        content = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8).copy()
-        name = self._add(torch.from_numpy(content), place, root)
-        return {TAG: "ndarray", "name": name, "dtype": dtype.str, "shape": list(value.shape)}
 
     def _add(self, tensor: torch.Tensor, place: str, root: str) -> str:
         wanted = tensor_name(place, root)
@@ -107,27 +95,6 @@ def tensor_name(place: str, root: str) -> str:
     steps = [step.strip("'\"") for step in _STEP.findall(place)]
     inner = ".".join(step.encode("utf-8", "replace").decode() for step in steps)
     return ".".join(part for part in (root, inner) if part)
-
-
-def _has_torch_type(dtype: np.dtype) -> bool:
-    return dtype.isnative and dtype.name in _NUMPY_TYPES
-
-
-_NUMPY_TYPES = frozenset(
-    ["bool", "float16", "float32", "float64", "complex64", "complex128"]
-    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-)
-
-
-def _as_tensor(array: np.ndarray) -> torch.Tensor:
-    usable = array.flags.writeable and all(step >= 0 and step % array.itemsize == 0 for step in array.strides)
-    return torch.from_numpy(np.asarray(array) if usable else np.array(array, order="C"))
-
-
-def _scalar(value: np.generic, place: str) -> dict[str, Any]:
-    if value.dtype.kind in "OV" or type(value).__name__.endswith("longdouble"):
-        raise UnsupportedValueError(f"saving {place}: a scalar of type {value.dtype} is not plain data.")
-    return {TAG: "scalar", "dtype": value.dtype.str, "of": value.tobytes().hex()}
 
 
 _OF_TENSORS = ("tensor", "ndarray", "bytes of tensor", "bytearray of tensor")
@@ -166,7 +133,7 @@ class TensorRestorer:
         if tag in ("tensor", "ndarray"):
             key = (tag, str(tagged.get("name")))
             if key not in self._built:
-                self._built[key] = self._tensor(tagged) if tag == "tensor" else self._array(tagged)
+                self._built[key] = self._build(tag, tagged)
             return self._built[key]
         if tag in _OF_TENSORS:
             content = self._tensors(tagged["name"]).numpy().tobytes()
@@ -178,14 +145,13 @@ class TensorRestorer:
         if tag == "device":
             return torch.device(str(tagged["of"]))
         if tag == "scalar":
-            return self._scalar(tagged)
+            return decode_scalar(tagged, self._where)
         raise CorruptError(f"reading {self._where}: its values have the unknown tag {tag[:40]!r}.")
 
-    def _scalar(self, tagged: dict[str, Any]) -> Any:
-        dtype = _plain_dtype(tagged["dtype"], self._where)
-        content = bytes.fromhex(tagged["of"])
-        _check_text(np.frombuffer(content, np.uint8), dtype, self._where)
-        return np.frombuffer(content, dtype)[0] if dtype.itemsize else np.zeros(1, dtype)[0]
+    def _build(self, tag: str, tagged: dict[str, Any]) -> Any:
+        if tag == "tensor":
+            return self._tensor(tagged)
+        return put_together(self._tensors(tagged["name"]), tagged, self._where)
 
     def _tensor(self, tagged: dict[str, Any]) -> torch.Tensor:
         tensor = self._tensors(tagged["name"])
@@ -193,31 +159,3 @@ class TensorRestorer:
         if tagged.get("parameter") is True:
             return nn.Parameter(tensor, gradient)
         return tensor.requires_grad_() if gradient else tensor
-
-    def _array(self, tagged: dict[str, Any]) -> Any:
-        array = self._tensors(tagged["name"]).numpy()
-        if "dtype" not in tagged:
-            return array
-        dtype = _plain_dtype(tagged["dtype"], self._where)
-        _check_text(array, dtype, self._where)
-        return array.view(dtype).reshape(tagged["shape"])
-
-
-def _check_text(content: np.ndarray, dtype: np.dtype, where: str) -> None:
-    """See that text of NumPy's consists of letters, which NumPy itself believes."""
-    if dtype.kind == "U" and dtype.itemsize and content.size:
-        letters = content.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
-        if letters.max() > _LAST_LETTER:
-            raise CorruptError(f"reading {where}: an array of text holds what are no letters.")
-
-
-_LAST_LETTER = 0x10FFFF
-
-
-def _plain_dtype(text: Any, where: str) -> np.dtype:
-    if not _PLAIN_DTYPE.fullmatch(str(text)):
-        raise CorruptError(f"reading {where}: {str(text)[:40]!r} is no type of an array of plain data.")
-    dtype = np.dtype(str(text))
-    if dtype.hasobject or dtype.names:
-        raise CorruptError(f"reading {where}: an array of type {str(text)[:40]!r} is not plain data.")
-    return dtype
