@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import math
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -161,3 +163,14 @@ def test_a_named_tuple_is_a_tuple_in_a_graph() -> None:
     assert examine(graph, proof, lambda _: torch.empty(0), "f").same_bits
     model.kind = Other
     assert "other names" in examine(model, proof, lambda _: torch.empty(0), "f").said
+
+
+def test_answers_of_others_are_no_trees() -> None:
+    model, x = nn.Linear(2, 2), torch.randn(1, 2)
+    sound = prove(model, ((x,), {}))
+    for answer in (5, None, [{}], {"tuple": 5}, {"dict": [1]}, {"at": []}):
+        proof = decode(encode(msgspec.structs.replace(sound, answer=answer)), "f")
+        assert "nested otherwise" in examine(model, proof, lambda _: torch.empty(0), "f").said
+    deep = encode(sound).replace(b'"answer":{"at":0}', b'"answer":' + b"[" * 600 + b"]" * 600)
+    with contextlib.suppress(CorruptError):
+        assert not examine(model, decode(deep, "f"), lambda _: torch.empty(0), "f").holds

@@ -190,17 +190,18 @@ def examine(model: nn.Module, proof: Proof, kept: Callable[[str], torch.Tensor],
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     try:
         arguments, keywords = example_of(proof, device, kept, where)
+        wanted = msgspec.to_builtins(proof.answer)
+        nestings = (wanted, less_names(wanted))
     except PerdureError:
         raise
     except Exception as error:
-        raise CorruptError(f"reading {where}: the input of its proof cannot be made ({str(error)[:200]}).") from None
+        raise CorruptError(f"reading {where}: its proof cannot be used ({str(error)[:200]}).") from None
     try:
         with in_eval_mode(model), torch.no_grad():
             leaves, tree = flatten(model(*arguments, **keywords), "the answer")
     except Exception as error:  # the model's own code
         return Verdict(False, said=f"it fails on the proof's input: {type(error).__name__}: {str(error)[:300]}")
-    wanted = msgspec.to_builtins(proof.answer)
-    if msgspec.to_builtins(tree) not in (wanted, less_names(wanted)):
+    if msgspec.to_builtins(tree) not in nestings:
         return Verdict(False, said="its answer is nested otherwise, or its parts have other names")
     if len(leaves) != len(proof.outputs):
         return Verdict(False, said=f"its answer has {len(leaves)} parts, not {len(proof.outputs)}")

@@ -87,12 +87,12 @@ def unflatten(tree: Tree, leaves: list[Any]) -> Any:
 
 
 def less_names(tree: Tree) -> Tree:
-    """Return a tree without the names of fields, as what a graph gives has it."""
+    """Return a tree, or any other JSON data, without the names of fields, as what a graph gives has it."""
     if type(tree) is list:
         return [less_names(item) for item in tree]
-    if "tuple" in tree:
-        return {"tuple": [less_names(item) for item in tree["tuple"]]}
-    return {"dict": [[key, less_names(item)] for key, item in tree["dict"]]} if "dict" in tree else tree
+    if type(tree) is dict:
+        return {key: less_names(item) for key, item in tree.items() if key != "fields"}
+    return tree
 
 
 def leaf_places(tree: Tree, place: str) -> list[str]:
