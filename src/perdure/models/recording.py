@@ -256,11 +256,9 @@ class _Recorder:
 
     def _write_object(self, value: Any, place: str) -> ObjectRecord:
         number = self._values.of_class(type(value))
-        getter = getattr(value, "__getstate__", None)
-        custom = getter is not None and getattr(type(value), "__getstate__", None) is not getattr(
-            object, "__getstate__", None
-        )
-        state = self._encode(getter() if custom and getter else plain_state(value), place)
+        getter: Any = getattr(type(value), "__getstate__", None)
+        custom = getter is not getattr(object, "__getstate__", None)  # before Python 3.11 it has none
+        state = self._encode(getter(value) if custom else plain_state(value), place)
         items = self._encode(plain_items(value), place)
         return ObjectRecord(number, *(None if part is _MISSING else part for part in (state, items)))
 
