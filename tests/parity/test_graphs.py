@@ -418,3 +418,21 @@ def test_devices_and_types_follow_the_model():
 def test_calls_that_do_not_fit_are_refused(args, kwargs, said):
     with pytest.raises(InputError, match=said):
         small()[1](*args, **kwargs)
+
+
+class PassesOn(nn.Module):
+    """It takes anything, and hands it to another, as wrappers of adapters do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Bilinear(3, 3, 2)
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.inner(*args, **kwargs)
+
+
+def test_wrappers_that_pass_everything_on() -> None:
+    x, y = torch.randn(4, 3), torch.randn(4, 3)
+    check(PassesOn(), input1=x, input2=y)
+    check(PassesOn(), x, y)
+    check(PassesOn(), x, input2=y)

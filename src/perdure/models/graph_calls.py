@@ -29,6 +29,7 @@ class Inputs(nn.Module):
         self.names = {argument.name for argument in graph.arguments if argument.way in ("either", "keyword")}
         self.rest = next((argument.name for argument in graph.arguments if argument.way == "rest"), None)
         given = [argument for argument in graph.arguments if argument.given is not None]
+        self.rest_given = any(argument.way == "rest" for argument in given)
         self.leaf_names = [place for argument in given for place in leaf_places(argument.given, argument.name)]
         self.leaves = [_Expected.of(leaf) for leaf in graph.leaves]
         self.solutions = _solutions(graph, where)
@@ -53,7 +54,7 @@ class Inputs(nn.Module):
         if len(args) > n_places and self.rest is None:
             raise InputError(f"running the graph: it takes {n_places} arguments in place, and {len(args)} were given.")
         values = dict(zip(self.places, args, strict=False))
-        if self.rest is not None:
+        if self.rest is not None and (args[n_places:] or self.rest_given):
             values[self.rest] = args[n_places:]
         for name, value in kwargs.items():
             if name in values or name not in self.names:

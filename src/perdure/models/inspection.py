@@ -9,12 +9,12 @@ from perdure.errors import UnsupportedModelError
 from perdure.models.contents import Contents
 from perdure.models.fingerprints import sources_of
 from perdure.models.trust import Permissions, Trusted
-from perdure.records.sources import Source, Sources
+from perdure.records.sources import Source, changed
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One class or function.
+    """One class, function or module of the user's.
 
     Attributes:
         name: its dotted or registered name.
@@ -48,9 +48,9 @@ def code_changes(path: str, trusted: Trusted) -> list[Change]:
         raise UnsupportedModelError(f"comparing {path}: it does not say what its code was. Save it with perdure.save.")
     code = Permissions(trusted).resolve(found.names, path)
     present = sources_of(zip(found.names, code, strict=True), text=True)
-    return [_change(name, source, present) for name, source in saved.code.items()]
-
-
-def _change(name: str, then: Source, present: Sources) -> Change:
-    now = present.code.get(name, Source())
-    return Change(name, then.fingerprint != now.fingerprint, then.origin, then.text, now.text)
+    differing = changed(saved, present)
+    return [
+        Change(name, name in differing, source.origin, source.text, now.get(name, Source()).text)
+        for then, now in ((saved.code, present.code), (saved.modules, present.modules))
+        for name, source in then.items()
+    ]
