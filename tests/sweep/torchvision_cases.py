@@ -1,0 +1,41 @@
+"""Every architecture of torchvision for classification, segmentation and video, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from sweep.cases import Case
+
+_SIZES = {"vit": 224, "maxvit": 224, "swin": 224, "mvit": 224, "s3d": 224, "swin3d": 128, "inception": 299}
+"""The pixels of those whose windows or positions ask for a size, by the beginning of their names."""
+
+
+def cases() -> dict[str, Case]:
+    """Return all of them by name."""
+    segmentation = models.list_models(module=models.segmentation)
+    video = models.list_models(module=models.video)
+    found: dict[str, Case] = {}
+    for name in (*models.list_models(module=models), *segmentation, *video):
+        options: dict[str, Any] = {"weights": None}
+        if name in segmentation:
+            options["weights_backbone"] = None
+        if name in ("googlenet", "inception_v3"):
+            options["init_weights"] = False
+        pixels = _pixels(name)
+        shape = (2, 3, 16, pixels, pixels) if name in video else (2, 3, pixels, pixels)
+        found[name] = Case(_builder(name, options), (torch.randn(shape),))
+    return found
+
+
+def _builder(name: str, options: dict[str, Any]) -> Callable[[], nn.Module]:
+    return lambda: models.get_model(name, **options)
+
+
+def _pixels(name: str) -> int:
+    fitting = [start for start in _SIZES if name.startswith(start)]
+    return _SIZES[max(fitting, key=len)] if fitting else 112
