@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from sweep.cases import Case
+from sweeps.cases import Case
 
 _SIZES = {"vit": 224, "maxvit": 224, "swin": 224, "mvit": 224, "s3d": 224, "swin3d": 128, "inception": 299}
 """The pixels of those whose windows or positions ask for a size, by the beginning of their names."""

@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 
-from sweep.cases import Case
+from sweeps.cases import Case
 
 
 def cases() -> dict[str, Case]:
@@ -147,7 +147,7 @@ def cases() -> dict[str, Case]:
         ("regnet", "RegNetConfig", "RegNetModel", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4}, pixels),
         ("patchtst", "PatchTSTConfig", "PatchTSTForPrediction", {"num_input_channels": 3, "context_length": 32, "patch_length": 8, "patch_stride": 8, "prediction_length": 4, "d_model": 16, "num_hidden_layers": 2, "num_attention_heads": 2}, {"past_values": torch.randn(2, 32, 3)}),
     ]  # fmt: skip
-    return {name: Case(_builder(model, config, options), (), example) for name, config, model, options, example in table}
+    return {name: Case(_builder(model, config, options), example) for name, config, model, options, example in table}
 
 
 def _builder(model: str, config: str, options: dict[str, Any]) -> Callable[[], nn.Module]:

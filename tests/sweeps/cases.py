@@ -1,0 +1,54 @@
+"""A case of the sweep: how to build a model, and what it is called with."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from perdure.models.structure import flatten, with_leaves
+
+LIBRARIES = ("zoo", "transformers", "torchvision")
+
+
+class Case(NamedTuple):
+    """One model.
+
+    Attributes:
+        build: builds it.
+        example: its arguments, a tuple of those in place or a dict of those by keyword. The first axis of every tensor
+            is the batch.
+        batches: the sizes of the batch at which answers are compared.
+        graph: False where there is nothing to trace yet.
+    """
+
+    build: Callable[[], nn.Module]
+    example: tuple[Any, ...] | dict[str, Any]
+    batches: tuple[int, ...] = (1, 2, 3, 5)
+    graph: bool = True
+
+    def resized(self, n: int) -> Any:
+        """Return the arguments with a batch of another size."""
+        leaves, _ = flatten(self.example, "the example")
+        return with_leaves(copy.copy(self.example), (_rows(leaf, n) for leaf in leaves))
+
+
+def _rows(leaf: Any, n: int) -> Any:
+    return leaf[torch.arange(n) % len(leaf)] if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf
+
+
+@functools.cache
+def cases_of(library: str) -> dict[str, Case]:
+    """Return the cases of a library by name; the library is imported for that."""
+    torch.manual_seed(0)
+    if library == "zoo":
+        from sweeps.zoo_cases import cases
+    elif library == "transformers":
+        from sweeps.transformers_cases import cases
+    else:
+        from sweeps.torchvision_cases import cases
+    return cases()
