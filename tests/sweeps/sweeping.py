@@ -28,15 +28,15 @@ from perdure.models.contents import Contents
 from perdure.models.execution import build
 from perdure.models.recording import unwrapped
 from perdure.models.structure import flatten
+from perdure.models.traced_calls import Buffers
 from perdure.records import graph as graph_records
-from sweeps.cases import Case, cases_of
+from sweeps.cases import cases_of
 from torchvision_operators import declare_operators
 
 DEFINING = ("torchvision", "transformers", "parity.zoo", "sweeps.zoo")
 """The modules that define the models."""
 
 EQUAL, NOTHING = "equal", "—"
-_BATCH_BY_CLASS = 3
 
 
 @dataclasses.dataclass
@@ -154,7 +154,8 @@ def _save(row: Row, path: Path) -> Row:
     inner = unwrapped(model).eval()
     absent = next((warning for warning in report.warnings if warning.startswith("it has no graph")), "")
     torch.save({n: (case.resized(n), _answer(inner, case.resized(n))) for n in case.batches}, path.with_suffix(".pt"))
-    torch.save(_forward_ms(inner, case.resized(case.batches[0])), path.with_suffix(".ms"))
+    first = case.resized(case.batches[0])
+    torch.save((first, _forward_ms(inner, first)), path.with_suffix(".ms"))
     return dataclasses.replace(
         row,
         by_class="" if "class" in report.forms else f"not offered: {'; '.join(report.warnings)}",
@@ -171,11 +172,9 @@ def _load(row: Row, path: Path) -> Row:
     """Load the model by its classes, and compare."""
     if row.by_class:
         return row
-    calls = torch.load(path.with_suffix(".pt"))
     try:
         model = perdure.load(path, form="class", trusted=perdure.info(path).names)
-        example, expected = calls[min(_BATCH_BY_CLASS, max(calls))]
-        return dataclasses.replace(row, by_class=compare(_answer(model, example), expected)[0])
+        return dataclasses.replace(row, by_class=_compare_all(model, path)[0])
     except Exception as error:
         return dataclasses.replace(row, by_class=_said(error))
 
@@ -184,32 +183,36 @@ def _load_graph(row: Row, path: Path) -> Row:
     """Load the model by its graph, and compare at all sizes of the batch."""
     if row.by_graph:
         return row
-    calls = torch.load(path.with_suffix(".pt"))
-    eager_ms = torch.load(path.with_suffix(".ms"))
-    said, worst, ratio, build_ms = "", 0.0, 0.0, 0.0
     try:
         build_ms = _build_ms(path)
         model = perdure.load(path, form="graph")
-        for n, (example, expected) in calls.items():
-            found, difference = compare(_answer(model, example), expected)
-            if found != EQUAL and difference >= worst:
-                said = f"{found} at batch {n}"
-            worst = max(worst, difference)
-        ratio = _forward_ms(model, next(iter(calls.values()))[0]) / eager_ms
+        said, worst = _compare_all(model, path)
+        example, eager_ms = torch.load(path.with_suffix(".ms"))
+        ratio = _forward_ms(model, example) / eager_ms
+        return dataclasses.replace(row, by_graph=said, difference=worst, ratio=ratio, build_ms=build_ms)
     except Exception as error:
-        said = _said(error)
-    return dataclasses.replace(
-        row, by_graph=said or EQUAL, difference=worst, ratio=ratio, build_ms=build_ms
-    )
+        return dataclasses.replace(row, by_graph=_said(error), difference=float("inf"))
 
 
 def _answer(model: Any, example: Any) -> list[Any]:
-    """Return the leaves of what a model answers; its arguments are left as they are."""
+    """Return the leaves of what a model answers; its buffers and its arguments are left as they are."""
     torch.manual_seed(0)
-    copied = copy.deepcopy(example)
+    copied, buffers = copy.deepcopy(example), Buffers(model)
     with torch.no_grad():
         answer = model(**copied) if isinstance(copied, dict) else model(*copied)
-    return flatten(answer, "the output")[0]
+    leaves = copy.deepcopy(flatten(answer, "the output")[0])
+    buffers.restore()
+    return leaves
+
+
+def _compare_all(model: Any, path: Path) -> tuple[str, float]:
+    """Return "equal", or how the answers differ most, and by how much, at all sizes of the batch."""
+    said, worst = EQUAL, 0.0
+    for n, (example, expected) in torch.load(path.with_suffix(".pt")).items():
+        found, difference = compare(_answer(model, example), expected)
+        if found != EQUAL and (said == EQUAL or difference > worst):
+            said, worst = f"{found} at batch {n}", difference
+    return said, worst
 
 
 def compare(found: list[Any], expected: list[Any]) -> tuple[str, float]:
@@ -281,7 +284,3 @@ def _forward_ms(model: Any, example: Any) -> float:
         times.append(time.process_time() - began)
     return min(times) * 1000
 
-
-def case_of(row: Row) -> Case:
-    """Return the case of a row."""
-    return cases_of(row.library)[row.name]
