@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 import perdure
 from perdure.disk.stored import Stored, with_stored
@@ -28,7 +29,6 @@ from perdure.models.contents import Contents
 from perdure.models.execution import build
 from perdure.models.recording import unwrapped
 from perdure.models.structure import flatten
-from perdure.models.traced_calls import Buffers
 from perdure.records import graph as graph_records
 from sweeps.cases import cases_of
 from torchvision_operators import declare_operators
@@ -197,11 +197,13 @@ def _load_graph(row: Row, path: Path) -> Row:
 def _answer(model: Any, example: Any) -> list[Any]:
     """Return the leaves of what a model answers; its buffers and its arguments are left as they are."""
     torch.manual_seed(0)
-    copied, buffers = copy.deepcopy(example), Buffers(model)
+    copied = copy.deepcopy(example)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
     with torch.no_grad():
         answer = model(**copied) if isinstance(copied, dict) else model(*copied)
-    leaves = copy.deepcopy(flatten(answer, "the output")[0])
-    buffers.restore()
+        leaves = copy.deepcopy(flatten(answer, "the output")[0])
+        for buffer, before in buffers:
+            buffer.copy_(before)
     return leaves
 
 
@@ -252,8 +254,7 @@ def _said(error: Exception) -> str:
 
 
 def _size(model: torch.nn.Module) -> int:
-    lazy = torch.nn.parameter.is_lazy
-    return sum(parameter.numel() for parameter in model.parameters() if not lazy(parameter))
+    return sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
 
 
 def _blob_bytes(path: Path) -> int:

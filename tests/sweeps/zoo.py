@@ -335,8 +335,19 @@ def encoder(**options: Any) -> Callable[[], nn.Module]:
     return build
 
 
+class Padded(nn.Module):
+    """An encoder whose padding is filled by the model itself: what the fast path puts there is zero, else it is not."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        return self.inner(x, src_key_padding_mask=padding).masked_fill(padding[..., None], 0)
+
+
 class Masked(nn.Module):
-    """An encoder or a decoder with masks."""
+    """An encoder with a mask and padding."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

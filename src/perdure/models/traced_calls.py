@@ -163,6 +163,19 @@ class Buffers:
                     self._kept[number] = (buffer, before, buffer._version)
 
 
+@contextlib.contextmanager
+def without_marks(model: nn.Module) -> Iterator[None]:
+    """Take off parameters and buffers the attributes that a trace leaves on them, which would pass for the model's own."""
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [dict(vars(tensor)) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, attributes in zip(tensors, before, strict=True):
+            vars(tensor).clear()
+            vars(tensor).update(attributes)
+
+
 NOISY = "torch.fx.experimental.symbolic_shapes"
 
 

@@ -33,10 +33,11 @@ from perdure.models.traced_calls import (
     quiet,
     untouched,
     without_fakes,
+    without_marks,
 )
 from perdure.models.traced_nodes import Writer
 from perdure.models.traced_sizes import Sizes, SizesError
-from perdure.models.trials import Trial
+from perdure.models.trials import Trial, close
 from perdure.records.graph import (
     Argument,
     Graph,
@@ -202,7 +203,24 @@ class Tracer:
         for number, axis, said in traced.fixed:
             if axis in self.asked.get(number, {}):
                 raise UnsupportedModelError(f"tracing: {said}, so it cannot be free. Leave it out of dynamic=.")
-        return dataclasses.replace(traced, notes=(*traced.notes, *(said for _, _, said in traced.fixed)))
+        notes = (*traced.notes, *(said for _, _, said in traced.fixed), *self._fast_path())
+        return dataclasses.replace(traced, notes=notes)
+
+    def _fast_path(self) -> Iterator[str]:
+        """Yield what to know where the fast path of PyTorch's encoders, which a trace leaves aside, answers otherwise."""
+        if not any(isinstance(module, nn.TransformerEncoder) for module in self.model.modules()):
+            return
+        torch.backends.mha.set_fastpath_enabled(True)
+        try:
+            with torch.no_grad():
+                found, _ = self.run_model(self.tensors)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(False)
+        if not all(close(one, two) for one, two in zip(self.expected, found, strict=True)):
+            yield (
+                "without gradients, the fast path of nn.TransformerEncoder answers otherwise than with them (it fills what is "
+                "padding with zeros); the graph answers as with gradients. enable_nested_tensor=False makes both the same"
+            )
 
     def _run_example(self) -> tuple[list[Any], Tree]:
         buffers = Buffers(self.model)
@@ -252,7 +270,7 @@ class Tracer:
         shapes = [self._marks(number, axes) for number, axes in enumerate(free)]
         copies = [tensor.detach().clone() for tensor in self.tensors]
         flat = Flat(self.model, self.call)
-        with contextlib.redirect_stderr(io.StringIO()), quiet(NOISY), without_fakes(self.model):
+        with contextlib.redirect_stderr(io.StringIO()), quiet(NOISY), without_fakes(self.model), without_marks(self.model):
             return _export(flat, (copies,), dynamic_shapes=(shapes,) if shapes else None, strict=strict)
 
     def _marks(self, number: int, axes: Axes) -> Axes:

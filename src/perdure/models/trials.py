@@ -187,7 +187,7 @@ class Trial:
         if len(expected) != len(found):
             return "its output is nested in another way"
         for number, (one, two) in enumerate(zip(expected, found, strict=True)):
-            if not _close(one, two):
+            if not close(one, two):
                 return f"output {number} is another"
         return ""
 
@@ -210,7 +210,7 @@ class Trial:
         return tensor
 
 
-def _close(one: Any, other: Any) -> bool:
+def close(one: Any, other: Any) -> bool:
     """Tell whether two leaves of outputs are the same up to rounding."""
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
         return type(one) is type(other) and bool(one == other)

@@ -17,7 +17,7 @@ from perdure.disk.memory import Piece
 from perdure.disk.writing import SEGMENT_BYTES, Item
 from perdure.errors import InputError, UnsupportedTensorError
 from perdure.records.manifest import Alias, Composed
-from perdure.weights.aliases import relate
+from perdure.weights.aliases import is_dense, relate
 from perdure.weights.dtypes import require_little_endian, short_name, stored_name, stored_shape
 
 
@@ -38,6 +38,7 @@ class Holdings:
     items: list[Item] = dataclasses.field(default_factory=list)
     roles: dict[str, Role] = dataclasses.field(default_factory=dict)
     encoded: dict[str, str] = dataclasses.field(default_factory=dict)
+    axes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     aliases: dict[str, Alias] = dataclasses.field(default_factory=dict)
     composed: dict[str, Composed] = dataclasses.field(default_factory=dict)
     overlaps: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -136,6 +137,8 @@ def _hold_dense(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role)
         made: Callable[[], Iterable[Piece]] = [Piece(tensor.data_ptr(), n_bytes, tensor)].copy
     else:
         made = partial(copied_pieces, tensor)
+        if not tensor.is_contiguous() and is_dense(tensor):
+            holdings.axes[name] = _axes_in_memory(tensor)
     holdings.items.append(Item(name, stored, stored_shape(stored, shape), n_bytes, made))
     holdings.roles[name] = role
 
@@ -217,6 +220,12 @@ _LAYOUTS = {
 }
 
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _axes_in_memory(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the axes as they lie in memory, the outermost first; those of one element where they stand."""
+    found = iter(sorted((n for n, size in enumerate(tensor.shape) if size > 1), key=lambda n: -tensor.stride(n)))
+    return tuple(next(found) if size > 1 else n for n, size in enumerate(tensor.shape))
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
