@@ -46,9 +46,13 @@ def cases_of(library: str) -> dict[str, Case]:
     """Return the cases of a library by name; the library is imported for that."""
     torch.manual_seed(0)
     if library == "zoo":
-        from sweeps.zoo_cases import cases
-    elif library == "transformers":
-        from sweeps.transformers_cases import cases
-    else:
-        from sweeps.torchvision_cases import cases
-    return cases()
+        from sweeps import zoo_cases
+
+        return zoo_cases.cases()
+    if library == "torchvision":
+        from sweeps import torchvision_cases
+
+        return torchvision_cases.cases()
+    from sweeps import transformers_cases
+
+    return transformers_cases.cases(untraceable=library == "untraceable")

@@ -227,7 +227,9 @@ def compare(found: list[Any], expected: list[Any]) -> tuple[str, float]:
             if one != two or type(one) is not type(two):
                 return f"output {number} is {one!r}, not {two!r}", float("inf")
         elif (one.shape, one.dtype) != (two.shape, two.dtype):
-            return f"output {number} is {tuple(one.shape)}, {one.dtype}, not {tuple(two.shape)}, {two.dtype}", float("inf")
+            return f"output {number} is {tuple(one.shape)}, {one.dtype}, not {tuple(two.shape)}, {two.dtype}", float(
+                "inf"
+            )
         elif not torch.equal(_bits(one), _bits(two)):
             worst = max(worst, _difference(one, two))
             if worst == 0:
@@ -284,4 +286,3 @@ def _forward_ms(model: Any, example: Any) -> float:
         _answer(model, example)
         times.append(time.process_time() - began)
     return min(times) * 1000
-

@@ -14,6 +14,9 @@ from sweeps.cases import Case
 _SIZES = {"vit": 224, "maxvit": 224, "swin": 224, "mvit": 224, "s3d": 224, "swin3d": 128, "inception": 299}
 """The pixels of those whose windows or positions ask for a size, by the beginning of their names."""
 
+_VIDEO_OF_RESNETS = ("r3d_18", "mc3_18", "r2plus1d_18")
+"""They take clips of any size: 8 frames of 64 pixels."""
+
 
 def cases() -> dict[str, Case]:
     """Return all of them by name."""
@@ -26,10 +29,15 @@ def cases() -> dict[str, Case]:
             options["weights_backbone"] = None
         if name in ("googlenet", "inception_v3"):
             options["init_weights"] = False
-        pixels = _pixels(name)
-        shape = (2, 3, 16, pixels, pixels) if name in video else (2, 3, pixels, pixels)
-        found[name] = Case(_builder(name, options), (torch.randn(shape),))
+        found[name] = Case(_builder(name, options), (torch.randn(2, 3, *_sizes(name, name in video)),))
     return found
+
+
+def _sizes(name: str, video: bool) -> tuple[int, ...]:
+    if name in _VIDEO_OF_RESNETS:
+        return 8, 64, 64
+    pixels = _pixels(name)
+    return (16, pixels, pixels) if video else (pixels, pixels)
 
 
 def _builder(name: str, options: dict[str, Any]) -> Callable[[], nn.Module]:

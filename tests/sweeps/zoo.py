@@ -69,7 +69,10 @@ def spectral_convolutions() -> nn.Module:
 
 
 def weight_norms() -> nn.Module:
-    layers = [nn.utils.weight_norm(nn.Conv1d(4, 4, 3), dim=None), parametrizations.weight_norm(nn.Conv1d(4, 4, 3), dim=1)]
+    layers = [
+        nn.utils.weight_norm(nn.Conv1d(4, 4, 3), dim=None),
+        parametrizations.weight_norm(nn.Conv1d(4, 4, 3), dim=1),
+    ]
     return nn.Sequential(*layers, nn.Tanh())
 
 
@@ -153,7 +156,13 @@ class Inputs(nn.Module):
         self.left, self.right = nn.Linear(3, 4), nn.Bilinear(3, 5, 4)
 
     def forward(
-        self, x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor | None = None, *, scale: float = 1.0, name: str = "no"
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        *,
+        scale: float = 1.0,
+        name: str = "no",
     ) -> torch.Tensor:
         z = self.left(x) + self.right(x, y) * scale
         return z if mask is None else z.masked_fill(mask[:, None], 0)
@@ -229,7 +238,10 @@ class Images(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.down = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1), nn.Conv2d(4, 3, 3, stride=2)
+        self.up, self.down = (
+            nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1),
+            nn.Conv2d(4, 3, 3, stride=2),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.down(self.up(x))
@@ -237,7 +249,9 @@ class Images(nn.Module):
         z = F.interpolate(x, scale_factor=0.5, mode="nearest")
         z = F.interpolate(z, scale_factor=2.0, mode="bicubic", align_corners=True)
         grid = F.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), list(x.shape), align_corners=False)
-        return F.grid_sample(y + z, grid, align_corners=False) + F.adaptive_avg_pool2d(F.pad(x, (1, 2, 3, 0)), x.shape[-2:])
+        return F.grid_sample(y + z, grid, align_corners=False) + F.adaptive_avg_pool2d(
+            F.pad(x, (1, 2, 3, 0)), x.shape[-2:]
+        )
 
 
 def convolutions() -> nn.Module:
@@ -367,7 +381,13 @@ class Weighted(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        options: dict[str, Any] = {"kdim": 6, "vdim": 5, "add_bias_kv": True, "add_zero_attn": True, "batch_first": True}
+        options: dict[str, Any] = {
+            "kdim": 6,
+            "vdim": 5,
+            "add_bias_kv": True,
+            "add_zero_attn": True,
+            "batch_first": True,
+        }
         self.attention = nn.MultiheadAttention(8, 2, dropout=0.1, **options)
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, padding: torch.Tensor) -> Any:
