@@ -1,7 +1,5 @@
 """Types of transformers in tiny configurations with random weights: text, vision, audio, and several of these."""
 
-
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -169,7 +169,9 @@ def _laid_out(tensor: torch.Tensor, axes: tuple[int, ...], where: str) -> torch.
         return tensor
     if sorted(axes) != list(range(tensor.dim())):
         raise CorruptError(f"reading {where}: {list(axes[:10])} is no order of the axes of a tensor of {tensor.dim()}.")
-    return tensor.permute(axes).contiguous().permute([axes.index(number) for number in range(tensor.dim())])
+    turned = tensor.permute(axes)
+    laid = turned.reshape(-1).view(turned.shape)  # which gives axes of one element the usual strides too
+    return laid.permute([axes.index(number) for number in range(tensor.dim())])
 
 
 def _type_in(file: StoredFile, name: str) -> Type:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -137,8 +138,9 @@ def _hold_dense(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role)
         made: Callable[[], Iterable[Piece]] = [Piece(tensor.data_ptr(), n_bytes, tensor)].copy
     else:
         made = partial(copied_pieces, tensor)
-        if not tensor.is_contiguous() and is_dense(tensor):
-            holdings.axes[name] = _axes_in_memory(tensor)
+    axes = _axes_in_memory(tensor)
+    if axes:
+        holdings.axes[name] = axes
     holdings.items.append(Item(name, stored, stored_shape(stored, shape), n_bytes, made))
     holdings.roles[name] = role
 
@@ -223,9 +225,14 @@ _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _axes_in_memory(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Return the axes as they lie in memory, the outermost first; those of one element where they stand."""
-    found = iter(sorted((n for n, size in enumerate(tensor.shape) if size > 1), key=lambda n: -tensor.stride(n)))
-    return tuple(next(found) if size > 1 else n for n, size in enumerate(tensor.shape))
+    """Return the axes as they lie in memory, the outermost first; nothing where that is as they stand, or there are gaps.
+
+    Axes of one element count: by their strides PyTorch tells `channels_last` from the usual order.
+    """
+    strides = tensor.stride()
+    if all(one >= two for one, two in itertools.pairwise(strides)) or not is_dense(tensor):
+        return ()
+    return tuple(sorted(range(tensor.dim()), key=lambda axis: -strides[axis]))
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
