@@ -1,11 +1,11 @@
 """Every architecture, saved whole, loaded in new processes by its classes and by its graph, and compared bit for bit.
 
-    python bench/sweep.py [torchvision|transformers|zoo|untraceable|all] [--only TEXT,TEXT] [--rows FILE]
+    python bench/sweep.py [torchvision|transformers|zoo|untraceable|all] [--only TEXT,TEXT] [--rows FILE] [--write]
 
 A process saves each model and what it answers, a second loads it by its classes, a third by its graph, at several sizes
 of the batch; in the third, what defines the model cannot be imported. The models are those of `tests/sweeps`. Rows are
 printed as they are found, and kept in FILE, from which a sweep that was cut short goes on. "untraceable" is a few models
-that are known to have no graph, with the causes; "all" is without them.
+that are known to have no graph, with the causes; they are not counted in the last line, nor in whether it holds.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from sweeps.cases import LIBRARIES
+from sweeps.cases import CAUSES, LIBRARIES
 from sweeps.sweeping import EQUAL, NOTHING, Row, Sweep
 
 TOLERANCE = 1e-5
+UNTRACEABLE = "untraceable"
 
 
 def main() -> int:
     """Sweep and print the table; 1 where the acceptance does not hold."""
     options = _options()
-    libraries = LIBRARIES if options.library == "all" else (options.library,)
+    libraries = (*LIBRARIES, UNTRACEABLE) if options.library == "all" else (options.library,)
     rows: list[Row] = []
     print("| model | by class | by graph | graph, bytes | build, ms | forward, × eager | save, s | notes |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -39,17 +40,18 @@ def main() -> int:
         rows.append(row)
         print(_line(row), flush=True)
     print()
-    for library in libraries:
-        print(f"{library}: {_summary([row for row in rows if row.library == library])}")
-    print(f"all: {_summary(rows)}")
-    return 0 if _holds(rows) else 1
+    print(_summaries(rows))
+    if options.write:
+        _write(rows)
+    return 0 if _holds([row for row in rows if row.library != UNTRACEABLE]) else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", choices=(*LIBRARIES, "untraceable", "all"), nargs="?", default="all")
+    parser.add_argument("library", choices=(*LIBRARIES, UNTRACEABLE, "all"), nargs="?", default="all")
     parser.add_argument("--only", default="", help="only models whose names contain one of these")
     parser.add_argument("--rows", type=Path, help="where rows are kept; those that are there are not found again")
+    parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md")
     return parser.parse_args()
 
 
@@ -81,12 +83,19 @@ def _line(row: Row) -> str:
     ).replace("\n", " ")
 
 
+def _summaries(rows: list[Row]) -> str:
+    libraries = dict.fromkeys(row.library for row in rows)
+    lines = [f"{library}: {_summary([row for row in rows if row.library == library])}" for library in libraries]
+    counted = [row for row in rows if row.library != UNTRACEABLE]
+    return "\n".join([*lines, f"all: {_summary(counted)}"] if len(libraries) > 1 else lines)
+
+
 def _summary(rows: list[Row]) -> str:
     traced = [row for row in rows if row.by_graph != NOTHING]
     exported = [row for row in traced if row.exported]
-    if not exported:
-        return "no graphs"
     by_class = sum(row.by_class == EQUAL for row in rows)
+    if not exported:
+        return f"by class {by_class} of {len(rows)} equal bit for bit; by graph 0 of {len(traced)} exported"
     equal = sum(row.by_graph == EQUAL for row in exported)
     worst = max(row.difference for row in exported)
     n_bytes, build_ms, ratio = (statistics.median(of) for of in zip(*map(_costs, exported), strict=True))
@@ -99,6 +108,36 @@ def _summary(rows: list[Row]) -> str:
 
 def _costs(row: Row) -> tuple[float, float, float]:
     return row.blob_bytes, row.build_ms, row.ratio
+
+
+def _write(rows: list[Row]) -> None:
+    """Write the section of bench/RESULTS.md: the summaries, what is not equal with its cause, and the names of the rest."""
+    import report
+
+    equal = [row for row in rows if row.by_class == EQUAL and row.by_graph in (EQUAL, NOTHING)]
+    others = [row for row in rows if row not in equal]
+    head = ["model", "by class", "by graph", "cause"]
+    table = report.table(head, ([row.name, _short(row.by_class), _short(row.by_graph), _cause(row)] for row in others))
+    names = {library: ", ".join(row.name for row in equal if row.library == library) for library in LIBRARIES}
+    listed = "\n\n".join(f"{library}: {text}" for library, text in names.items())
+    report.write_section(
+        "sweep",
+        f"## Sweep\n\n{report.machine('/tmp')}\n\n`python bench/sweep.py`: saved in one process, loaded by class and by "
+        f"graph in two others, in the last of which what defines the models cannot be imported; compared bit for bit at "
+        f"batches of 1, 2, 3 and 5. Differences are relative to the largest number of the output. The models that are "
+        f"known to have no graph (`untraceable`) are not counted in `all`.\n\n"
+        + "\n".join(f"- {line}" for line in _summaries(rows).splitlines())
+        + f"\n\n{table}\n\n<details><summary>{len(equal)} models that were equal to the last bit</summary>\n\n{listed}\n\n"
+        "</details>",
+    )
+
+
+def _short(said: str) -> str:
+    return said.partition(": ")[0]
+
+
+def _cause(row: Row) -> str:
+    return CAUSES.get(row.name) or row.by_class.replace("|", "/")[:300]
 
 
 def _holds(rows: list[Row]) -> bool:

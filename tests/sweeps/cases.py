@@ -14,6 +14,26 @@ from perdure.models.structure import flatten, with_leaves
 
 LIBRARIES = ("zoo", "transformers", "torchvision")
 
+_ROUNDING = "eager takes PyTorch's fast path of encoders, the graph the ordinary one, which rounds otherwise"
+_BRANCH = "its attention branches on the numbers of the mask, which a trace cannot follow"
+CAUSES = {
+    "transformer": _ROUNDING,
+    "encoder": _ROUNDING,
+    "encoder, normed first": _ROUNDING,
+    "encoder with padding": _ROUNDING,
+    "encoder with masks": _ROUNDING,
+    "encoder and decoder": _ROUNDING,
+    "longformer": _BRANCH,
+    "mixtral": "for a trace it takes an operator of transformers' own, whose steps depend on numbers; with "
+    'experts_implementation="batched_mm" it has a graph',
+    "led": _BRANCH,
+    "switch-transformers": "its experts are a loop over those that were hit, and its forward pass moves its own modules",
+    "nystromformer": "where it is traced transformers gives it another mask, which does not fit",
+    "vilt": "it makes sizes of what it counts in the mask",
+    "encodec": "it branches on the numbers of its input",
+}
+"""Why the graphs of some models differ from eager, or cannot be had."""
+
 
 class Case(NamedTuple):
     """One model.

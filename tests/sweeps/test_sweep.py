@@ -6,18 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sweeps.cases import cases_of
+from sweeps.cases import CAUSES, cases_of
 from sweeps.sweeping import EQUAL, NOTHING, Sweep
-
-FAST_PATH = {
-    "transformer",
-    "encoder",
-    "encoder, normed first",
-    "encoder with padding",
-    "encoder with masks",
-    "encoder and decoder",
-}
-"""Models that take PyTorch's fast path of encoders; their graphs take the ordinary one, which differs by rounding."""
 
 PART = {
     "zoo": tuple(cases_of("zoo")),
@@ -55,7 +45,7 @@ def sweep() -> Iterator[Sweep]:
 def test_the_same_answers_in_new_processes(sweep: Sweep, library: str, name: str) -> None:
     row = sweep.row(library, name)
     assert row.by_class == EQUAL, row
-    if name in FAST_PATH:
+    if name in CAUSES:
         assert row.difference <= 1e-5, row
     else:
         assert row.by_graph in (EQUAL, NOTHING), row

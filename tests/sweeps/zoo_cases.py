@@ -29,7 +29,7 @@ def cases() -> dict[str, Case]:
             "lazy, not initialised": Case(zoo.lazy, (torch.randn(5, 3, 5, 5),), (5,), graph=False),
             "lazy, initialised": Case(zoo.initialised_lazy, (torch.randn(5, 3, 5, 5),)),
             "hooks": Case(zoo.hooked, (torch.randn(5, 4),)),
-            "complex": Case(zoo.Complex, (torch.randn(5, 3, 8),)),
+            "complex, as in Fourier layers": Case(zoo.Complex, (torch.randn(5, 3, 8),)),
             "several inputs": Case(
                 zoo.Inputs, {"x": rows, "y": torch.randn(5, 5), "mask": rows[:, 0] > 0, "scale": 0.5}
             ),
