@@ -8,7 +8,7 @@ READY := .venv/.ready
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 SOURCES := src tests examples $(wildcard bench)
 
-.PHONY: help venv test test-all search check format demo bench kill-loop clean
+.PHONY: help venv test test-all search check format demo bench sweep kill-loop clean
 
 help:
 	@echo "make demo       train, save, look, load in a new process"
@@ -17,6 +17,7 @@ help:
 	@echo "make check      lint, format, types, imports"
 	@echo "make format     put the format right"
 	@echo "make bench      the timings against torch and safetensors"
+	@echo "make sweep      every architecture saved whole and loaded in new processes; hours on a small machine"
 	@echo "make kill-loop  kill a saver at random KILLS=$(KILLS) times"
 
 venv: $(READY)
@@ -55,6 +56,9 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/save_load.py
+
+sweep: $(READY)
+	$(BIN)/python bench/sweep.py
 
 kill-loop: $(READY)
 	PERDURE_KILLS=$(KILLS) $(BIN)/python -m pytest tests/fault -k kill
