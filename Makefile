@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 SOURCES := src tests examples $(wildcard bench)
 
-.PHONY: help venv test test-all search check format demo bench kill-loop versions test-oldest clean
+.PHONY: help venv test test-all search check format demo bench sweep kill-loop versions test-oldest clean
 
 help:
 	@echo "make demo       train, save, look, load in a new process"
@@ -21,6 +21,7 @@ help:
 	@echo "make format     put the format right"
 	@echo "make bench      the timings against torch and safetensors"
 	@echo "make versions   models between the oldest PyTorch that is claimed and that of .venv (test-oldest: the tests under it)"
+	@echo "make sweep      every architecture saved whole and loaded in new processes; hours on a small machine"
 	@echo "make kill-loop  kill a saver at random KILLS=$(KILLS) times"
 
 venv: $(READY)
@@ -59,6 +60,9 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/save_load.py
+
+sweep: $(READY)
+	$(BIN)/python bench/sweep.py
 
 kill-loop: $(READY)
 	PERDURE_KILLS=$(KILLS) $(BIN)/python -m pytest tests/fault -k kill

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
 import perdure
-from models import answer, build, build_on_meta, class_of
+from parity.models import answer, build, build_on_meta, class_of
 
 
 def loaded(model: Any, name: str, path: Path) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from torchvision_operators import declare_operators
+
+declare_operators()
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():

@@ -288,6 +288,36 @@ def test_a_batch_that_takes_another_way_is_refused(function, sizes, said):
     assert torch.equal(built(torch.ones(2, 3)), torch.full((2, 3), 3.0))
 
 
+def test_a_batch_that_is_counted_by_len_stays_free():
+    """Running the model fixes what `len` gives; reading its byte code does not, and leaves no marks on the parameters."""
+    model = Calls(lambda m, x: m.a(x) * torch.ones(len(x), 1), a=nn.Linear(3, 3))
+    built = check(model, ROWS)
+    assert built.perdure_graph.symbols[0].min == 1
+    assert not any(vars(parameter) for parameter in model.parameters())
+
+
+def test_a_lower_bound_that_makes_no_difference_is_dropped():
+    def function(model: Any, x: torch.Tensor) -> torch.Tensor:
+        return model.a(x) if x.shape[0] > 3 else x @ model.a.weight.T + model.a.bias
+
+    model = Calls(function, a=nn.Linear(3, 3))
+    model.a.bias.data.zero_()
+    example = torch.ones(5, 3)
+    built = through_bytes(model, trace(model, [((example,), {})]))
+    assert [built(example[:n]).shape for n in BATCHES] == [(n, 3) for n in BATCHES]
+    other = Calls(lambda m, x: x * 2 if x.shape[0] > 3 else x * 3)
+    with pytest.raises(InputError, match="at least 4"):
+        through_bytes(other, trace(other, [((example,), {})]))(example[:3])
+
+
+def test_the_fast_path_that_answers_otherwise_is_told():
+    padding = torch.arange(6) >= torch.tensor([[6], [4]])
+    example = {"src": SEQUENCE[:2], "src_key_padding_mask": padding}
+    assert any("fast path" in note for note in trace(encoder(), [((), example)]).notes)
+    assert not trace(encoder(), [((SEQUENCE,), {})]).notes
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_tracing_leaves_the_model_and_the_process_as_they_were():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(), Calls(lambda m, x: count(m, x)))
     model[2].register_buffer("n", torch.zeros(()))

@@ -84,12 +84,12 @@ class Contents:
     def tensors_of(self, found: Architecture) -> Callable[[TensorRef], torch.Tensor]:
         """Read the tensors of an architecture; returns what gives each of them."""
         wanted = [ref.name for ref in found.tensors if not ref.in_blob and not ref.lazy]
-        read = self._restorer.read(dict.fromkeys(wanted), self._verify)
+        read = self._restorer.read(dict.fromkeys(wanted), self._verify, laid_out=True)
         return lambda ref: self.kept(ref.name) if ref.in_blob else read[ref.name]
 
     def tensors_of_graph(self, found: Graph) -> dict[str, torch.Tensor]:
         """Read the file's tensors, parameters as such and tied ones as one object, and what else a graph uses."""
-        read = self._restorer.read(self._restorer.names(), self._verify)
+        read = self._restorer.read(self._restorer.names(), self._verify, laid_out=True)
         roles = self._roles()
         made: dict[tuple[object, ...], nn.Parameter] = {}
         tensors: dict[str, torch.Tensor] = {}

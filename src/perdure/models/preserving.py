@@ -59,13 +59,15 @@ def _gpus_of(model: nn.Module) -> list[int]:
 
 
 class Before:
-    """What a model was before a forward pass: the attributes and hooks of each module, and the content of its buffers."""
+    """What a model was before a forward pass: what its modules and tensors hold, hooks too, and what lies in its buffers."""
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [(module, dict(vars(module))) for module in model.modules()]
         held = (value for _, attributes in self._modules for value in attributes.values())
         containers = {id(value): value for value in held if type(value) in CONTAINERS}
         self._containers = [(value, copy.copy(value)) for value in containers.values()]
+        tensors = itertools.chain(model.parameters(), model.buffers())
+        self._marks = [(tensor, dict(vars(tensor))) for tensor in tensors]
         self._buffers = [(buffer, copied(buffer.detach()), buffer._version) for buffer in model.buffers()]
 
     def restore(self) -> None:
@@ -77,6 +79,9 @@ class Before:
         for module, attributes in self._modules:
             vars(module).clear()
             vars(module).update(attributes)
+        for tensor, marks in self._marks:
+            vars(tensor).clear()
+            vars(tensor).update(marks)
         with torch.no_grad():
             for number, (buffer, content, version) in enumerate(self._buffers):
                 if buffer._version != version:

@@ -35,7 +35,7 @@ from perdure.models.traced_calls import (
 )
 from perdure.models.traced_nodes import Writer
 from perdure.models.traced_sizes import Sizes, SizesError
-from perdure.models.trials import Trial
+from perdure.models.trials import Trial, close
 from perdure.records.graph import (
     Argument,
     Graph,
@@ -54,11 +54,17 @@ class Traced:
         graph: the forward pass.
         constants: tensors that are neither parameters nor buffers, by the names that the graph has for them.
         notes: what the caller should know about it, such as an axis that is not free.
+        fixed: those axes: a tensor's number, the axis, and the two in words.
     """
 
     graph: Graph
     constants: dict[str, torch.Tensor]
     notes: tuple[str, ...] = ()
+    fixed: tuple[tuple[int, int, str], ...] = ()
+
+
+class _AttemptError(Exception):
+    """A trace with these axes free is not to be had; one with fewer may be."""
 
 
 def trace(model: nn.Module, examples: Sequence[Example], *, dynamic: Any = None) -> Traced:
@@ -154,28 +160,69 @@ class Tracer:
         for leaf, place in zip(self.expected, leaf_places(tree, "the output"), strict=True):
             self._check_leaf(leaf, place)
         reasons: list[str] = []
+        best: Traced | None = None
         for free, strict in self._attempts():
+            if best is not None and not strict:
+                break
             try:
-                program = self._export(free, strict)
-            except Exception as error:
-                reasons.append(f"torch.export cannot trace its forward function: {first_lines(error)}")
-                continue
-            writer = Writer(self.model, program, self.device)
-            try:
-                found = self._assemble(writer, tree)
-                trial = Trial(self, found, writer)
-            except SizesError as error:
+                traced = self._attempt(free, strict, tree)
+            except _AttemptError as error:
                 reasons.append(str(error))
                 continue
-            reason = trial.reason()
-            if not reason:
-                notes = (*self.notes, *self._fixed(found), *trial.notes)
-                return Traced(trial.settled(), writer.constants, notes)
-            reasons.append(reason)
+            if best is None or len(traced.fixed) < len(best.fixed):
+                best = traced
+            if not best.fixed:
+                break
+        if best is not None:
+            return self._accepted(best)
         raise UnsupportedModelError(
             f"tracing {type(self.model).__name__}: {reasons[0]}\nSave it with graph=False, by its classes alone, or change "
             f"what stands in the way."
         )
+
+    def _attempt(self, free: list[Axes], strict: bool, tree: Tree) -> Traced:
+        """Trace with these axes free, by running the model or, where `strict`, by reading its byte code too."""
+        try:
+            program = self._export(free, strict)
+        except Exception as error:
+            raise _AttemptError(f"torch.export cannot trace its forward function: {first_lines(error)}") from error
+        writer = Writer(self.model, program, self.device)
+        try:
+            found = self._assemble(writer, tree)
+            trial = Trial(self, found, writer)
+        except SizesError as error:
+            raise _AttemptError(str(error)) from error
+        reason = trial.reason()
+        if reason:
+            raise _AttemptError(reason)
+        return Traced(trial.settled(), writer.constants, (*self.notes, *trial.notes), tuple(self._fixed(found)))
+
+    def _accepted(self, traced: Traced) -> Traced:
+        """Add which of the axes that should be free are fixed; an error where the caller asked for them."""
+        for number, axis, said in traced.fixed:
+            if axis in self.asked.get(number, {}):
+                raise UnsupportedModelError(f"tracing: {said}, so it cannot be free. Leave it out of dynamic=.")
+        notes = (*traced.notes, *(said for _, _, said in traced.fixed), *self._fast_path())
+        return dataclasses.replace(traced, notes=notes)
+
+    def _fast_path(self) -> Iterator[str]:
+        """Yield what to know where the fast path of PyTorch's encoders, which a trace leaves aside, answers otherwise."""
+        if not any(isinstance(module, nn.TransformerEncoder) for module in self.model.modules()):
+            return
+        torch.backends.mha.set_fastpath_enabled(True)
+        try:
+            with torch.no_grad():
+                found, _ = self.run_model(self.tensors)
+            same = all(close(one, two) for one, two in zip(self.expected, found, strict=True))
+        except Exception:  # it refuses sequences that are padding alone
+            same = False
+        finally:
+            torch.backends.mha.set_fastpath_enabled(False)
+        if not same:
+            yield (
+                "without gradients, the fast path of nn.TransformerEncoder answers otherwise than with them (it fills "
+                "padding with zeros); the graph answers as with gradients. enable_nested_tensor=False makes both the same"
+            )
 
     def _run_example(self) -> tuple[list[Any], Tree]:
         try:
@@ -276,14 +323,11 @@ class Tracer:
         )
         return next(map(short_name, floating), "")
 
-    def _fixed(self, graph: Graph) -> Iterator[str]:
-        """Yield which of the axes that should be free are fixed; an error where the caller asked for them."""
+    def _fixed(self, graph: Graph) -> Iterator[tuple[int, int, str]]:
+        """Yield which of the axes that should be free are fixed: the tensor's number, the axis, and the two in words."""
         leaves = [leaf for leaf in graph.leaves if leaf.dtype]
         for number, leaf in enumerate(leaves):
             asked = self.asked.get(number, {})
             wanted = {*asked, *((0,) if number in self.batch else ()), *((1,) if number in self.tokens else ())}
             for axis in sorted(axis for axis in wanted if type(leaf.shape[axis]) is int):
-                said = f"axis {axis} of {self.named[number]} is fixed at {leaf.shape[axis]} by the model"
-                if axis in asked:
-                    raise UnsupportedModelError(f"tracing: {said}, so it cannot be free. Leave it out of dynamic=.")
-                yield said
+                yield number, axis, f"axis {axis} of {self.named[number]} is fixed at {leaf.shape[axis]} by the model"

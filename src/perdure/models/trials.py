@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 _MAX_TRIALS = 8
+_LARGEST_BOUND = 6
+"""Lower bounds above this are believed."""
 
 
 class _ModelError(Exception):
@@ -108,13 +110,19 @@ class Trial:
 
     def settled(self) -> Graph:
         """Return the graph with those assumptions on sizes alone that make a difference."""
-        base = self.base
-        symbols = [
-            Symbol(1, symbol.max) if symbol.min == 2 and self.agrees([*base[:n], 1, *base[n + 1 :]]) else symbol
-            for n, symbol in enumerate(self._graph.symbols)
-        ]
+        symbols = [Symbol(self._least(n, symbol.min), symbol.max) for n, symbol in enumerate(self._graph.symbols)]
         kept = [constraint for constraint in self._graph.constraints if not self.is_needless(constraint, symbols)]
         return msgspec.structs.replace(self._graph, symbols=tuple(symbols), constraints=tuple(kept))
+
+    def _least(self, number: int, least: int) -> int:
+        """Return the lower bound of a symbol: the trace's, or below it the last size at which graph and model agree."""
+        at = list(self.base)
+        while 1 < least <= _LARGEST_BOUND:
+            at[number] = least - 1
+            if not self.agrees(at):
+                break
+            least -= 1
+        return least
 
     def agrees(self, sizes: list[int]) -> bool:
         """Tell whether graph and model agree at other sizes; they do not where the model does not take them."""
@@ -132,7 +140,9 @@ class Trial:
         """Tell whether a constraint follows from the bounds, or makes no difference where it does not hold."""
         involved = sorted(symbols_in(constraint.left) | symbols_in(constraint.right))
         if constraint.relation != "ne":
-            return len(involved) == 1 and self._follows(constraint, involved[0], symbols[involved[0]])
+            number = involved[0]
+            single = len(involved) == 1
+            return single and (self._is_bound(constraint, number) or self._follows(constraint, number, symbols[number]))
         others = [other for other in self._graph.constraints if other.relation != "ne"]
         ranges = [range(symbols[n].min, min(symbols[n].max or 40, 40) + 1) for n in involved]
         for sizes in itertools.islice(itertools.product(*ranges), 2_000):
@@ -142,6 +152,12 @@ class Trial:
             if not self.allows(at, (constraint,)) and self.allows(at, others):
                 return self.agrees(at)
         return len(involved) > 1 or symbols[involved[0]].max is not None
+
+    def _is_bound(self, constraint: Constraint, number: int) -> bool:
+        """Tell whether a relation is a lower bound that the trace's bounds of its symbol say already."""
+        if type(constraint.left) is not int or constraint.right != {"s": number}:
+            return False
+        return constraint.left + (constraint.relation == "lt") <= self._graph.symbols[number].min
 
     def _follows(self, constraint: Constraint, number: int, symbol: Symbol) -> bool:
         """Tell whether a relation holds within the bounds of its one symbol."""
@@ -170,7 +186,7 @@ class Trial:
         if len(expected) != len(found):
             return "its output is nested in another way"
         for number, (one, two) in enumerate(zip(expected, found, strict=True)):
-            if not _close(one, two):
+            if not close(one, two):
                 return f"output {number} is another"
         return ""
 
@@ -191,7 +207,7 @@ class Trial:
         return tensor
 
 
-def _close(one: Any, other: Any) -> bool:
+def close(one: Any, other: Any) -> bool:
     """Tell whether two leaves of outputs are the same up to rounding."""
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
         return type(one) is type(other) and bool(one == other)

@@ -18,13 +18,18 @@ KNOWN_FEATURES = frozenset({"aliases", "composed", "encoded", "values"})
 
 
 class TensorRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One stored tensor. `dtype` is set where the file's own type is only a vessel: bytes of a type it does not know."""
+    """One stored tensor.
+
+    `dtype` is set where the file's own type is only a vessel: bytes of a type it does not know. `axes` is the order in which
+    the axes lay in the saver's memory, where that was another than the file's (`channels_last`).
+    """
 
     blake3: str
     xxh3: str
     role: str = ""
     requires_grad: bool = False
     dtype: str = ""
+    axes: tuple[int, ...] = ()
 
 
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):

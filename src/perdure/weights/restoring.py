@@ -137,17 +137,41 @@ class Restorer:
             return _compose(name, self._composed[name], fetch, self.stored.where)
         return fetch(name)
 
-    def read(self, names: Iterable[str], verify: str | bool) -> dict[str, torch.Tensor]:
+    def read(self, names: Iterable[str], verify: str | bool, *, laid_out: bool = False) -> dict[str, torch.Tensor]:
         """Read tensors into memory of their own; what was tied shares memory again.
+
+        Args:
+            names: of the tensors.
+            verify: what is compared: `"checksum"`, `"full"` or False.
+            laid_out: let the axes lie in memory as they did when it was saved, where nothing shares that memory.
 
         Raises:
             DigestError: bytes are not those that were saved.
+            CorruptError: the file names an order of axes that is none.
         """
         names = list(names)
         wanted = dict.fromkeys(source for name in names for source in self.sources(name))
         slots = read([want(name, self.stored.file_of(name)) for name in wanted], verify)
         plain = {name: from_memory(slot.memory, slot.offset, *self.stored_type(name)) for name, slot in slots.items()}
+        if laid_out:
+            alone = plain.keys() - self.owners.values()
+            plain |= {name: _laid_out(plain[name], self._axes(name), self.stored.where) for name in alone}
         return {name: self.derive(name, plain.__getitem__) for name in names}
+
+    def _axes(self, name: str) -> tuple[int, ...]:
+        record = self.stored.file_of(name).record(name)
+        return record.axes if record else ()
+
+
+def _laid_out(tensor: torch.Tensor, axes: tuple[int, ...], where: str) -> torch.Tensor:
+    """Return a tensor whose axes lie in memory in another order."""
+    if not axes:
+        return tensor
+    if sorted(axes) != list(range(tensor.dim())):
+        raise CorruptError(f"reading {where}: {list(axes[:10])} is no order of the axes of a tensor of {tensor.dim()}.")
+    turned = tensor.permute(axes)
+    laid = turned.reshape(-1).view(turned.shape)  # which gives axes of one element the usual strides too
+    return laid.permute([axes.index(number) for number in range(tensor.dim())])
 
 
 def _type_in(file: StoredFile, name: str) -> Type:

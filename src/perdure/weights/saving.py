@@ -187,7 +187,9 @@ def write(
 
 def _record(holdings: Holdings, name: str, digests: Digests) -> TensorRecord:
     role = holdings.roles.get(name, NO_ROLE)
-    return TensorRecord(*digests, role.role, role.requires_grad, holdings.encoded.get(name, ""))
+    return TensorRecord(
+        *digests, role.role, role.requires_grad, holdings.encoded.get(name, ""), holdings.axes.get(name, ())
+    )
 
 
 def _refuse_large(path: str | os.PathLike[str], holdings: Holdings, shard_bytes: int | None) -> None:

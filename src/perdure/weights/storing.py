@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -17,7 +18,7 @@ from perdure.disk.memory import Piece
 from perdure.disk.writing import SEGMENT_BYTES, Item
 from perdure.errors import InputError, UnsupportedTensorError
 from perdure.records.manifest import Alias, Composed
-from perdure.weights.aliases import relate
+from perdure.weights.aliases import is_dense, relate
 from perdure.weights.dtypes import require_little_endian, short_name, stored_name, stored_shape
 
 
@@ -38,6 +39,7 @@ class Holdings:
     items: list[Item] = dataclasses.field(default_factory=list)
     roles: dict[str, Role] = dataclasses.field(default_factory=dict)
     encoded: dict[str, str] = dataclasses.field(default_factory=dict)
+    axes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     aliases: dict[str, Alias] = dataclasses.field(default_factory=dict)
     composed: dict[str, Composed] = dataclasses.field(default_factory=dict)
     overlaps: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -136,6 +138,9 @@ def _hold_dense(holdings: Holdings, name: str, tensor: torch.Tensor, role: Role)
         made: Callable[[], Iterable[Piece]] = [Piece(tensor.data_ptr(), n_bytes, tensor)].copy
     else:
         made = partial(copied_pieces, tensor)
+    axes = _axes_in_memory(tensor)
+    if axes:
+        holdings.axes[name] = axes
     holdings.items.append(Item(name, stored, stored_shape(stored, shape), n_bytes, made))
     holdings.roles[name] = role
 
@@ -217,6 +222,17 @@ _LAYOUTS = {
 }
 
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _axes_in_memory(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the axes as they lie in memory, the outermost first; nothing where that is as they stand, or there are gaps.
+
+    Axes of one element count: by their strides PyTorch tells `channels_last` from the usual order.
+    """
+    strides = tensor.stride()
+    if all(one >= two for one, two in itertools.pairwise(strides)) or not is_dense(tensor):
+        return ()
+    return tuple(sorted(range(tensor.dim()), key=lambda axis: -strides[axis]))
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
