@@ -1,11 +1,10 @@
 """Every architecture, saved whole, loaded in new processes by its classes and by its graph, and compared bit for bit.
 
-    python bench/sweep.py [torchvision|transformers|zoo|untraceable|all] [--only TEXT,TEXT] [--rows FILE] [--write]
+    python bench/sweep.py [torchvision|transformers|zoo|all] [--only TEXT,TEXT] [--rows FILE] [--write]
 
 A process saves each model and what it answers, a second loads it by its classes, a third by its graph, at several sizes
 of the batch; in the third, what defines the model cannot be imported. The models are those of `tests/sweeps`. Rows are
-printed as they are found, and kept in FILE, from which a sweep that was cut short goes on. "untraceable" is a few models
-that are known to have no graph, with the causes; they are not counted in the last line, nor in whether it holds.
+printed as they are found, and kept in FILE, from which a sweep that was cut short goes on.
 """
 
 from __future__ import annotations
@@ -26,13 +25,12 @@ from sweeps.cases import CAUSES, LIBRARIES
 from sweeps.sweeping import EQUAL, NOTHING, Row, Sweep
 
 TOLERANCE = 1e-5
-UNTRACEABLE = "untraceable"
 
 
 def main() -> int:
     """Sweep and print the table; 1 where the acceptance does not hold."""
     options = _options()
-    libraries = (*LIBRARIES, UNTRACEABLE) if options.library == "all" else (options.library,)
+    libraries = LIBRARIES if options.library == "all" else (options.library,)
     rows: list[Row] = []
     print("| model | by class | by graph | graph, bytes | build, ms | forward, × eager | save, s | notes |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -43,12 +41,12 @@ def main() -> int:
     print(_summaries(rows))
     if options.write:
         _write(rows)
-    return 0 if _holds([row for row in rows if row.library != UNTRACEABLE]) else 1
+    return 0 if _holds(rows) else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", choices=(*LIBRARIES, UNTRACEABLE, "all"), nargs="?", default="all")
+    parser.add_argument("library", choices=(*LIBRARIES, "all"), nargs="?", default="all")
     parser.add_argument("--only", default="", help="only models whose names contain one of these")
     parser.add_argument("--rows", type=Path, help="where rows are kept; those that are there are not found again")
     parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md")
@@ -86,8 +84,7 @@ def _line(row: Row) -> str:
 def _summaries(rows: list[Row]) -> str:
     libraries = dict.fromkeys(row.library for row in rows)
     lines = [f"{library}: {_summary([row for row in rows if row.library == library])}" for library in libraries]
-    counted = [row for row in rows if row.library != UNTRACEABLE]
-    return "\n".join([*lines, f"all: {_summary(counted)}"] if len(libraries) > 1 else lines)
+    return "\n".join([*lines, f"all: {_summary(rows)}"] if len(libraries) > 1 else lines)
 
 
 def _summary(rows: list[Row]) -> str:
@@ -124,8 +121,7 @@ def _write(rows: list[Row]) -> None:
         "sweep",
         f"## Sweep\n\n{report.machine('/tmp')}\n\n`python bench/sweep.py`: saved in one process, loaded by class and by "
         f"graph in two others, in the last of which what defines the models cannot be imported; compared bit for bit at "
-        f"batches of 1, 2, 3 and 5. Differences are relative to the largest number of the output. The models that are "
-        f"known to have no graph (`untraceable`) are not counted in `all`.\n\n"
+        f"batches of 1, 2, 3 and 5. Differences are relative to the largest number of the output.\n\n"
         + "\n".join(f"- {line}" for line in _summaries(rows).splitlines())
         + f"\n\n{table}\n\n<details><summary>{len(equal)} models that were equal to the last bit</summary>\n\n{listed}\n\n"
         "</details>",

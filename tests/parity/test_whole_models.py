@@ -615,6 +615,32 @@ def test_values_of_numpy_and_python_that_attributes_hold() -> None:
     assert torch.equal(loaded(x), model(x))
 
 
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0] * 2
+
+
+class Applies(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = Double.apply
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(x)
+
+
+def test_a_function_of_autograd_is_bound_to_its_class() -> None:
+    loaded: Any = perdure.load(saved(Applies()), trusted=[Applies, Double])
+    assert loaded.act.__self__ is Double and loaded(torch.ones(2)).tolist() == [2, 2]
+    with pytest.raises(UntrustedError, match="Double"):
+        perdure.load(saved(Applies()), trusted=[Applies])
+
+
 def test_what_attributes_hold_follows_the_device() -> None:
     model = Various()
     recorded = record(model, dict(model.named_parameters()), {})

@@ -24,8 +24,6 @@ CAUSES = {
     "encoder with masks": _ROUNDING,
     "encoder and decoder": _ROUNDING,
     "longformer": _BRANCH,
-    "mixtral": "for a trace it takes an operator of transformers' own, whose steps depend on numbers; with "
-    'experts_implementation="batched_mm" it has a graph',
     "led": _BRANCH,
     "switch-transformers": "its experts are a loop over those that were hit, and its forward pass moves its own modules",
     "nystromformer": "where it is traced transformers gives it another mask, which does not fit",
@@ -75,4 +73,4 @@ def cases_of(library: str) -> dict[str, Case]:
         return torchvision_cases.cases()
     from sweeps import transformers_cases
 
-    return transformers_cases.cases(untraceable=library == "untraceable")
+    return transformers_cases.cases()

@@ -11,12 +11,9 @@ from torch import nn
 
 from sweeps.cases import Case
 
-UNTRACEABLE = {"led", "switch-transformers", "nystromformer", "vilt", "encodec"}
-"""Types whose graph cannot be had. They are a library of their own for the sweep, which `all` leaves out."""
 
-
-def cases(*, untraceable: bool = False) -> dict[str, Case]:
-    """Return all of them by name: those that can be traced, or those that cannot."""
+def cases() -> dict[str, Case]:
+    """Return all of them by name."""
     ids = torch.randint(3, 90, (2, 9))
     mask = torch.ones_like(ids)
     text = {"input_ids": ids, "attention_mask": mask}
@@ -149,8 +146,8 @@ def cases(*, untraceable: bool = False) -> dict[str, Case]:
         ("regnet", "RegNetConfig", "RegNetModel", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4}, pixels),
         ("patchtst", "PatchTSTConfig", "PatchTSTForPrediction", {"num_input_channels": 3, "context_length": 32, "patch_length": 8, "patch_stride": 8, "prediction_length": 4, "d_model": 16, "num_hidden_layers": 2, "num_attention_heads": 2}, {"past_values": torch.randn(2, 32, 3)}),
         ("mixtral-batched", "MixtralConfig", "MixtralForCausalLM", {**grouped, "intermediate_size": 64, "num_local_experts": 4, **batched}, text),
-        ("qwen2-moe", "Qwen2MoeConfig", "Qwen2MoeForCausalLM", {**grouped, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, **batched}, text),
-        ("olmoe", "OlmoeConfig", "OlmoeForCausalLM", {**grouped, "num_experts": 4, "num_experts_per_tok": 2, **batched}, text),
+        ("qwen2-moe", "Qwen2MoeConfig", "Qwen2MoeForCausalLM", {**grouped, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}, text),
+        ("olmoe", "OlmoeConfig", "OlmoeForCausalLM", {**grouped, "num_experts": 4, "num_experts_per_tok": 2}, text),
         ("mamba2", "Mamba2Config", "Mamba2ForCausalLM", {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4, "use_cache": False}, {"input_ids": ids}),
         ("falcon-mamba", "FalconMambaConfig", "FalconMambaForCausalLM", {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "use_cache": False}, {"input_ids": ids}),
         ("recurrent-gemma", "RecurrentGemmaConfig", "RecurrentGemmaForCausalLM", {**small, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 8, "num_hidden_layers": 3, "use_cache": False}, text),
@@ -215,11 +212,7 @@ def cases(*, untraceable: bool = False) -> dict[str, Case]:
         ("led", "LEDConfig", "LEDModel", {**{k: v for k, v in seq2seq.items() if k != "max_position_embeddings"}, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64, "attention_window": 4}, both),
         ("encodec", "EncodecConfig", "EncodecModel", {"num_filters": 4, "hidden_size": 16, "codebook_dim": 16, "codebook_size": 16, "upsampling_ratios": [4, 2], "sampling_rate": 800, "target_bandwidths": [1.0]}, {"input_values": torch.randn(2, 1, 320)}),
     ]  # fmt: skip
-    return {
-        name: Case(_builder(model, config, options), example)
-        for name, config, model, options, example in table
-        if (name in UNTRACEABLE) == untraceable
-    }
+    return {name: Case(_builder(model, config, options), example) for name, config, model, options, example in table}
 
 
 def _builder(model: str, config: str, options: dict[str, Any]) -> Callable[[], nn.Module]:

@@ -114,7 +114,7 @@ def find(module: str, path: str) -> Any:
         if found is None or (number and not isinstance(found, type)):
             return None
         found = vars(found).get(part)
-    return found.__func__ if isinstance(found, staticmethod) else found
+    return unbound(found)
 
 
 @functools.cache
@@ -143,6 +143,11 @@ def name_of_method(function: Any, owner: type) -> Name | None:
     """Name the function of a bound method by the class that defines it; None where no class of its owner does."""
     for base in owner.__mro__:
         for key, value in vars(base).items():
-            if value is function:
+            if unbound(value) is function:
                 return Name(base.__module__, f"{base.__qualname__}.{key}", function=True)
     return None
+
+
+def unbound(value: Any) -> Any:
+    """Return the function of a static method or a class method; anything else as it is."""
+    return value.__func__ if isinstance(value, staticmethod | classmethod) else value

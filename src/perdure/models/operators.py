@@ -32,7 +32,7 @@ __and__.Scalar __and__.Tensor __iand__.Scalar __iand__.Tensor __ilshift__.Scalar
 __ior__.Tensor __irshift__.Scalar __irshift__.Tensor __ixor__.Scalar __ixor__.Tensor __lshift__.Scalar
 __lshift__.Tensor __or__.Scalar __or__.Tensor __rshift__.Scalar __rshift__.Tensor __xor__.Scalar __xor__.Tensor
 _adaptive_avg_pool2d.default _adaptive_avg_pool3d.default _assert_async.default _assert_async.msg
-_assert_scalar.default _local_scalar_dense.default _log_softmax.default _softmax.default _to_copy.default
+_assert_scalar.default _local_scalar_dense.default _grouped_mm.default _log_softmax.default _softmax.default _to_copy.default
 _unique2.default _upsample_bicubic2d_aa.default _upsample_bicubic2d_aa.vec _upsample_bilinear2d_aa.default
 _upsample_bilinear2d_aa.vec _upsample_nearest_exact1d.default _upsample_nearest_exact1d.vec
 _upsample_nearest_exact2d.default _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.default
@@ -385,7 +385,7 @@ def call_of(name: str, schema: str, where: str) -> Call:
         return Call(_FUNCTIONS[name], (), None)
     if name.startswith(HIGHER_ORDER):
         return Call(_higher_order(name, where), (), None)
-    target = _overload(name)
+    target = overload(name)
     if target is None:
         raise ProtocolError(
             f"reading {where}: its graph uses {name}, which PyTorch {torch.__version__} does not have. Use a later one, or "
@@ -396,10 +396,10 @@ def call_of(name: str, schema: str, where: str) -> Call:
     return Call(target, parameters, places)
 
 
-def _overload(name: str) -> torch._ops.OpOverload | None:
+def overload(name: str) -> torch._ops.OpOverload | None:
     """Return an operator of the list by its name."""
-    _, base, overload = name.split(".")
-    found = getattr(getattr(torch.ops.aten, base, None), overload, None)
+    _, base, suffix = name.split(".")
+    found = getattr(getattr(torch.ops.aten, base, None), suffix, None)
     return found if isinstance(found, torch._ops.OpOverload) else None
 
 

@@ -17,6 +17,7 @@ from torch.nn.modules.module import _WrappedHook
 from torch.utils.hooks import RemovableHandle
 
 from perdure.errors import CorruptError, UntrustedError
+from perdure.models.naming import unbound
 from perdure.records import values
 from perdure.records.values import TAG
 from perdure.weights.arrays import decode_scalar, put_together
@@ -95,11 +96,14 @@ class ValueReader:
         return functools.partial(function, *arguments, **keywords)
 
     def _method(self, content: Any) -> Any:
-        """Bind a permitted function to a module or an object of the model, whose class has to define it."""
-        owner, function = self._holder(content[0]), self._of_name(content[1])
-        defined = any(value is function for base in type(owner).__mro__ for value in vars(base).values())
-        if not isinstance(function, types.FunctionType) or not defined:
-            raise ValueError(f"{type(owner).__qualname__} has no such method")
+        """Bind a permitted function to a module, an object or a class of the model, which has to define it."""
+        of_class = isinstance(content[0], dict) and content[0].get(TAG) == "class"
+        owner = self.decode(content[0]) if of_class else self._holder(content[0])
+        kind, function = owner if of_class else type(owner), self._of_name(content[1])
+        held = [value for base in kind.__mro__ for value in vars(base).values() if unbound(value) is function]
+        bindable = any(isinstance(value, classmethod if of_class else types.FunctionType) for value in held)
+        if not isinstance(function, types.FunctionType) or not bindable:
+            raise ValueError(f"{kind.__qualname__} has no such method")
         return types.MethodType(function, owner)
 
     def _holder(self, encoded: Any) -> Any:

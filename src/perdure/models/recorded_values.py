@@ -86,12 +86,12 @@ class ValueWriter:
         return {TAG: "partial", "of": [self.encode(part, f"{place}, within a partial") for part in parts]}
 
     def _method(self, value: types.MethodType, place: str) -> dict[str, Any] | None:
-        """Write a method of a module or a plain object, by the function that is bound; None for any other."""
+        """Write a method of a module, a plain object or a class, by the function that is bound; None for any other."""
         owner = value.__self__
-        name = name_of_method(value.__func__, type(owner))
-        if name is None or isinstance(owner, type) or (name.module.startswith("torch.") and not name.is_torchs):
+        name = name_of_method(value.__func__, owner if isinstance(owner, type) else type(owner))
+        if name is None or (name.module.startswith("torch.") and not name.is_torchs):
             return None
-        encoded = self._holder(owner, place)
+        encoded = {TAG: "class", "of": self.of_class(owner)} if isinstance(owner, type) else self._holder(owner, place)
         return encoded and {TAG: "method", "of": [encoded, self._tables.name(name, value.__func__)]}
 
     def _holder(self, value: Any, place: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from perdure.errors import UnsupportedModelError
-from perdure.models.operators import ALLOWED, GETITEM, HIGHER_ORDER, NAMES, parameters_of
+from perdure.models.operators import ALLOWED, GETITEM, HIGHER_ORDER, NAMES, overload, parameters_of
 from perdure.records.graph import (
     Operator,
     Subgraph,
@@ -85,9 +85,7 @@ class Writer:
         return {"g": self._bodies[id(found)]}
 
     def _node(self, node: fx.Node, known: dict[fx.Node, Any], place: int) -> tuple[Any, ...]:
-        target: Any = node.target
-        if target is torch.ops.aten.lift_fresh_copy.default:
-            target = torch.ops.aten.clone.default
+        target: Any = _written_as(node.target)
         name, schema, values = _name_of(target), "", [*node.args, *node.kwargs.values()]
         if name == "higher_order.wrap_with_autocast":
             values[0] = torch.device(str(values[0]))
@@ -199,6 +197,19 @@ def _acts(node: fx.Node) -> bool:
         return False
     random_numbers = torch.Tag.nondeterministic_seeded in target.tags
     return target._schema.is_mutable or random_numbers or not target._schema.returns
+
+
+_SAME_AS = {
+    "aten.lift_fresh_copy.default": "aten.clone.default",
+    "transformers.grouped_mm_fallback.default": "aten._grouped_mm.default",
+}
+"""Operators that are written as another one with the same answers. That of transformers stands in for PyTorch's own, which
+its mixtures of experts use, while a model is traced."""
+
+
+def _written_as(target: Any) -> Any:
+    other = _SAME_AS.get(str(target)) if isinstance(target, torch._ops.OpOverload) else None
+    return (overload(other) if other else None) or target
 
 
 def _name_of(target: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from perdure.errors import InputError, ProtocolError, UntrustedError
-from perdure.models.naming import find, of_torch, registered_class, registration
+from perdure.models.naming import find, of_torch, registered_class, registration, unbound
 from perdure.records.architecture import Name
 
 Trusted = Iterable[Any] | Mapping[str, Any] | str | type | None
@@ -117,7 +117,7 @@ class Permissions:
         for kind in self._given.values():
             for base in kind.__mro__ if isinstance(kind, type) else ():
                 if (base.__module__, base.__qualname__) == (name.module, owner):
-                    return vars(base).get(method)
+                    return unbound(vars(base).get(method))
         return None
 
     def _package(self, name: Name) -> str:

@@ -189,8 +189,11 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
 """Functions, by the place under which users know them. They compute, and do nothing else."""
 
 METHODS: dict[str, tuple[str, ...]] = {
+    "torch.autograd.function": (
+        "Function.apply",
+    ),
     "torch.nn.modules.lazy": (
         "LazyModuleMixin._infer_parameters", "LazyModuleMixin._lazy_load_hook",
     ),
 }
-"""Methods of PyTorch's modules that hooks may be bound to."""
+"""Methods of PyTorch's own that may be bound: by hooks, and to a permitted function of autograd."""
