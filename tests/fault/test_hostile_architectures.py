@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import zstandard
 from torch import nn
 
@@ -249,6 +250,10 @@ BROKEN: dict[str, Any] = {
         names=[LINEAR, function("torch", "zeros")],
         tensors=[{**TENSORS[0], "attributes": {"add": {"$": "function", "of": 1}}}, TENSORS[1]],
     ),
+    "a logger of a thousand parts": model(linear(attributes={"x": {"$": "logger", "of": "a." * 1000}})),
+    "a dtype that would import": model(linear(attributes={"x": {"$": "dtype", "of": "_inductor"}})),
+    "the compiled call": model(linear(attributes={"_compiled_call_impl": {"$": "module", "of": 0}})),
+    "a registered function": model(names=[LINEAR, {**function("os", "system"), "registered": "acme.run"}]),
     "parametrized without parametrizations": model(linear(parametrized=True)),
     "lazy of no type": model(tensors=[{"name": "load", "lazy": "parameter"}, TENSORS[1]]),
     "a function as class": model(names=[LINEAR, function("torch", "relu")]) | {"modules": [linear(of=1)]},
@@ -283,6 +288,51 @@ def test_shared_modules_with_more_ways_than_can_be_walked() -> None:
         for _ in range(2)
     ]
     assert isinstance(refused(content_of(model(*layers, linear(), names=names))), LimitError)
+
+
+@pytest.mark.parametrize("registered", ["acme_pkg", "acme.Net", "torch.nn"])
+def test_a_registered_name_permits_no_place(registered: str, package: str) -> None:
+    """What is permitted by its registered name is found among the registered classes, wherever the file says that it is."""
+    for place in (class_of("subprocess", "Popen"), class_of("antigravity", "Fly"), class_of("acme_other", "Net")):
+        content = content_of(model(linear(of=1), names=[LINEAR, {**place, "registered": registered}]))
+        with pytest.raises(InputError, match="no class is registered as"):
+            perdure.load(content, trusted=[registered])
+        assert not {"antigravity", "acme_other"} & set(sys.modules)
+        run = function("timeit", "timeit") | {"registered": registered}
+        with pytest.raises(CorruptError):
+            perdure.load(content_of(model(names=[LINEAR, run])), trusted=[registered])
+
+
+@pytest.mark.parametrize("kind", ["defaultdict", "items", "set"])
+def test_keys_whose_hashes_are_all_the_same(kind: str) -> None:
+    keys = [{"$": "int", "of": hex(number * (2**61 - 1))} for number in range(20_000)]
+    pairs = [[key, 1] for key in keys]
+    by_kind = {
+        "defaultdict": model(linear(attributes={"x": {"$": "defaultdict", "of": [None, pairs]}})),
+        "items": model(names=[LINEAR, class_of("builtins", "dict")], objects=[{"of": 1, "items": pairs}]),
+        "set": model(names=[LINEAR, class_of("builtins", "set")], objects=[{"of": 1, "items": keys}]),
+    }
+    assert isinstance(refused(content_of(by_kind[kind])), CorruptError)
+
+
+def test_many_references_to_many_modules_take_no_square_of_time() -> None:
+    modules = [linear(modules={"a": 1}), *(linear(parameters={}) for _ in range(20_000))]
+    modules[0]["attributes"]["x"] = [{"$": "weak", "of": {"$": "module", "of": n}} for n in range(20_000)]
+    start = time.monotonic()
+    perdure.load(content_of(model(*modules)))
+    assert time.monotonic() - start < 10
+
+
+def test_more_values_than_any_model_has() -> None:
+    text = json.dumps(model(linear(attributes={"x": "MANY"}))).replace('"MANY"', "[" + "[]," * 5_000_000 + "[]]")
+    assert isinstance(refused(content_of(text.encode())), LimitError)
+
+
+def test_code_of_classes_that_fails_while_a_model_is_moved() -> None:
+    lstm = {"module": "torch.nn.modules.rnn", "path": "LSTM"}
+    broken = {"of": 1, "attributes": {"_flat_weights_names": [5], "_flat_weights": [], "mode": "LSTM"}}
+    with pytest.raises(PerdureError):
+        perdure.load(content_of(model(broken, names=[LINEAR, lstm])), dtype=torch.float64)
 
 
 def test_a_package_permits_no_methods(package: str) -> None:

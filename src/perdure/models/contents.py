@@ -12,14 +12,14 @@ from perdure.disk.blobs import unpack
 from perdure.disk.sources import BytesSource
 from perdure.disk.stored import Stored
 from perdure.errors import CorruptError
-from perdure.records import architecture, graph, proof, sources
+from perdure.records import architecture, graph, proof, sources, values
 from perdure.records.architecture import Architecture, TensorRef
 from perdure.records.graph import Graph
 from perdure.records.proof import Proof
 from perdure.records.sources import Sources
 from perdure.weights.restoring import Restorer
 
-ARCHITECTURE, GRAPH, PROOF, SOURCES = "architecture", "graph", "proof", "sources"
+ARCHITECTURE, GRAPH, PROOF, SOURCES, BUFFERS = "architecture", "graph", "proof", "sources", "buffers"
 
 
 class Contents:
@@ -37,7 +37,10 @@ class Contents:
         self._restorer = Restorer(stored)
 
     def _blob(self, name: str) -> bytes | None:
-        return unpack(self._stored.metadata, name, self.where) if self._stored.manifest else None
+        content = unpack(self._stored.metadata, name, self.where) if self._stored.manifest else None
+        if content is not None and name != BUFFERS:
+            values.check_many(content, f"{self.where}, its {name}")
+        return content
 
     @cached_property
     def architecture(self) -> Architecture | None:
@@ -62,7 +65,7 @@ class Contents:
     @cached_property
     def _kept(self) -> dict[str, torch.Tensor]:
         """The tensors that are none of the file's: buffers that are not persistent, attributes, constants."""
-        content = self._blob("buffers")
+        content = self._blob(BUFFERS)
         if content is None:
             return {}
         inner = Restorer(Stored(BytesSource(content, f"{self.where} (its buffers that are not persistent)")))

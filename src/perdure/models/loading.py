@@ -266,8 +266,17 @@ def _finish(
             f"loading {where}: a graph stays in eval mode, so mode='train' needs the classes: trusted=[…]. To fine-tune the "
             f"graph as it is, load it with mode='eval'; its parameters get gradients."
         )
-    kwargs: dict[str, Any] = {"device": device, "dtype": dtype}
-    if device is not None or dtype is not None:
-        model.to(**{key: value for key, value in kwargs.items() if value is not None})
-    if form == "class" and mode in ("eval", "train"):
-        model.train() if mode == "train" else model.eval()
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    options = {key: value for key, value in options.items() if value is not None}
+    try:
+        if options:
+            model.to(**options)
+        if form == "class" and mode in ("eval", "train"):
+            model.train() if mode == "train" else model.eval()
+    except PerdureError:
+        raise
+    except Exception as error:  # the classes' own code
+        raise InputError(
+            f"loading {where}: the model cannot be moved or put into its mode ({type(error).__name__}: {str(error)[:200]}). "
+            f"Load it with mode=None, and without device and dtype, to do it by hand."
+        ) from error

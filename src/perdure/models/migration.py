@@ -9,7 +9,7 @@ import msgspec
 
 from perdure.errors import InputError
 from perdure.models.naming import registration
-from perdure.records.architecture import Architecture, ModuleRecord
+from perdure.records.architecture import Architecture, ModuleRecord, Name, check
 
 
 @dataclasses.dataclass
@@ -37,8 +37,22 @@ def migrated(saved: Architecture, code: list[Any], where: str) -> Architecture:
     Raises:
         InputError: a step is missing, fails, or the file is of a later version than the class.
     """
+    for record in saved.objects:
+        _check_version(saved.names[record.of], code[record.of], where)
     modules = [_migrate(record, saved, code[record.of], where) for record in saved.modules]
-    return msgspec.structs.replace(saved, modules=tuple(modules))
+    found = msgspec.structs.replace(saved, modules=tuple(modules))
+    check(found, f"{where}, after its migrations")
+    return found
+
+
+def _check_version(name: Name, kind: Any, where: str) -> None:
+    """See that a class of plain objects is still of the version that was saved; only modules have migrations."""
+    known = registration(kind) if isinstance(kind, type) else None
+    if known and name.version and name.version != known.version:
+        raise InputError(
+            f"loading {where}: {name} was saved in version {name.version}; the class here is of version {known.version}. "
+            f"Only classes of modules are migrated: leave its version, and give it a __setstate__ that takes the old state."
+        )
 
 
 def _migrate(record: ModuleRecord, saved: Architecture, kind: Any, where: str) -> ModuleRecord:
@@ -61,7 +75,10 @@ def _migrate(record: ModuleRecord, saved: Architecture, kind: Any, where: str) -
                 f"@perdure.register({name.registered!r}, version={known.version}, migrations={{{version}: …}})."
             )
         try:
-            module = step(module) or module
+            changed = step(module)
+            module = module if changed is None else changed
+            if not isinstance(module, SavedModule):
+                raise TypeError(f"it returned {changed!r}, where the module or nothing was expected")
         except Exception as error:
             raise InputError(
                 f"loading {where}: the migration of {name} from version {version} fails: {type(error).__name__}: {error}."

@@ -132,7 +132,8 @@ def of_torch(name: Name) -> Any:
     """Return the class or function of PyTorch's own that the explicit lists permit, or None."""
     if not name.is_torchs:
         return None
-    return functools.reduce(lambda found, part: getattr(found, part, None), name.path.split("."), _module(name.module))
+    found = functools.reduce(lambda found, part: getattr(found, part, None), name.path.split("."), _module(name.module))
+    return found.__func__ if isinstance(found, types.MethodType) else found
 
 
 def _module(name: str) -> Any:

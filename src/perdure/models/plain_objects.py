@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copyreg
 from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
+
+from perdure.records.values import check_alike
 
 _HEAP_TYPE = 1 << 9
 _BASES: tuple[Any, ...] = (OrderedDict, dict, list, set)
@@ -35,6 +37,20 @@ def plain_state(value: Any) -> dict[str, Any]:
     return {**getattr(value, "__dict__", {}), **slots}
 
 
+def pickled_state(value: Any) -> Any:
+    """Return the state that pickling would keep of a plain object: what `__getstate__` gives, else its attributes.
+
+    Raises:
+        TypeError: it would be made anew from arguments.
+    """
+    made_by, arguments, state = (*value.__reduce_ex__(2), None)[:3]
+    if made_by is not copyreg.__newobj__ and items_base(type(value)) is None:  # type: ignore[attr-defined]
+        raise TypeError("it is made in its own way")
+    if made_by is copyreg.__newobj__ and len(arguments) > 1:  # type: ignore[attr-defined]
+        raise TypeError("it is made anew from arguments")
+    return state
+
+
 def plain_items(value: Any) -> list[Any] | None:
     """Return what an object holds that is a container itself: the pairs of a dict, the items of a list or a set."""
     if isinstance(value, dict):
@@ -44,11 +60,13 @@ def plain_items(value: Any) -> list[Any] | None:
 
 def put_items(value: Any, items: list[Any]) -> None:
     """Put items into an empty object of a class that is a container, without any code of the class."""
-    base = items_base(type(value))
+    base: Any = items_base(type(value))
     if base is list:
         list.extend(value, items)
-    elif base is set:
+        return
+    check_alike(items if base is set else [key for key, _ in items])
+    if base is set:
         set.update(value, items)
     else:
         for key, item in items:
-            base.__setitem__(value, key, item)
+            cast("Any", base).__setitem__(value, key, item)

@@ -1,11 +1,13 @@
-"""A model is run to trace and to prove it, and is afterwards as it was before: modes, buffers, attributes, hooks."""
+"""A model is run to trace and to prove it, and is afterwards as it was before, with all that it holds."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import itertools
+import logging
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +17,15 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from perdure.errors import UnsupportedModelError
-from perdure.models.sharing import CONTAINERS
+from perdure.models.containers import holds_the_same, is_container, refill
+from perdure.models.plain_objects import is_plain_object
+from perdure.models.reaching import Reached
 from perdure.weights.placing import fill
-from perdure.weights.storing import copied
+from perdure.weights.storing import as_integers, copied
+
+log = logging.getLogger("perdure")
+_running = threading.RLock()
+"""Models are run by one thread at a time: two that save the same model would put back each other's state."""
 
 
 @contextlib.contextmanager
@@ -31,17 +39,21 @@ def in_eval_mode(model: nn.Module) -> Iterator[Before]:
         UnsupportedModelError: a lazy module is not initialised yet, which could not be undone.
     """
     _check_initialised(model)
-    before = Before(model)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        for module in model.modules():
-            module.training = False
-        with torch.random.fork_rng(_gpus_of(model)):
-            yield Before(model)
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        before.restore()
+    with _running:
+        modes = [(vars(module), module.training) for module in model.modules()]
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        for attributes, _ in modes:
+            attributes["training"] = False
+        before = Before(model)
+        try:
+            with torch.random.fork_rng(_gpus_of(model)):
+                yield before
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            before.restore()
+            for attributes, training in modes:
+                attributes["training"] = training
 
 
 def _check_initialised(model: nn.Module) -> None:
@@ -59,46 +71,79 @@ def _gpus_of(model: nn.Module) -> list[int]:
 
 
 class Before:
-    """What a model was before a forward pass: what its modules and tensors hold, hooks too, and what lies in its buffers."""
+    """What a model was before a forward pass: all that it holds, and the content of what can change.
+
+    Parameters are not copied. One that a forward pass changes stays changed, and a warning says so.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [(module, dict(vars(module))) for module in model.modules()]
-        held = (value for _, attributes in self._modules for value in attributes.values())
-        containers = {id(value): value for value in held if type(value) in CONTAINERS}
-        self._containers = [(value, copy.copy(value)) for value in containers.values()]
-        tensors = itertools.chain(model.parameters(), model.buffers())
-        self._marks = [(tensor, dict(vars(tensor))) for tensor in tensors]
-        self._buffers = [(buffer, copied(buffer.detach()), buffer._version) for buffer in model.buffers()]
+        things = list(Reached(model).things.values())
+        holders = [*model.modules(), *(thing for thing in things if _has_attributes(thing))]
+        self._attributes = [(vars(holder), dict(vars(holder))) for holder in {id(one): one for one in holders}.values()]
+        self._containers = [(thing, copy.copy(thing)) for thing in things if is_container(thing)]
+        tensors = [thing for thing in things if isinstance(thing, torch.Tensor)]
+        self._buffers = [_Content(tensor) for tensor in tensors if not isinstance(tensor, nn.Parameter)]
+        self._parameters = [(name, tensor, tensor._version) for name, tensor in model.named_parameters()]
+        self._arrays = [
+            (thing, thing.copy()) for thing in things if type(thing) is np.ndarray and not thing.dtype.hasobject
+        ]
+        self._generators = [(thing, thing.get_state()) for thing in things if isinstance(thing, torch.Generator)]
 
     def restore(self) -> None:
         """Make it that again; as often as needed."""
         for container, content in self._containers:
-            if not _holds_the_same(container, content):
-                container.clear()
-                _refill(container, content)
-        for module, attributes in self._modules:
-            vars(module).clear()
-            vars(module).update(attributes)
-        for tensor, marks in self._marks:
-            vars(tensor).clear()
-            vars(tensor).update(marks)
-        with torch.no_grad():
-            for number, (buffer, content, version) in enumerate(self._buffers):
-                if buffer._version != version:
-                    fill(buffer, content)
-                    self._buffers[number] = (buffer, content, buffer._version)
+            if not holds_the_same(container, content):
+                refill(container, content)
+        for attributes, content in self._attributes:
+            if not holds_the_same(attributes, content):
+                attributes.clear()
+                attributes.update(content)
+        for buffer in self._buffers:
+            buffer.restore()
+        for array, content in self._arrays:
+            if array.tobytes() != content.tobytes():
+                array[...] = content
+        for generator, state in self._generators:
+            generator.set_state(state)
+        self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        changed = [name for name, tensor, version in self._parameters if tensor._version != version]
+        if changed:
+            log.warning(
+                "running the model changed its parameters, which were not put back: %s.", ", ".join(changed[:5])
+            )
+            self._parameters = [(name, tensor, tensor._version) for name, tensor, _ in self._parameters]
 
 
-def _holds_the_same(one: Any, other: Any) -> bool:
-    if len(one) != len(other):
-        return False
-    if isinstance(one, dict):
-        return all(a is b and c is d for (a, c), (b, d) in zip(one.items(), other.items(), strict=True))
-    return all(a is b for a, b in zip(one, other, strict=True))
+def _has_attributes(thing: Any) -> bool:
+    held = hasattr(thing, "__dict__") and not isinstance(thing, type)
+    return held and (isinstance(thing, nn.Module | torch.Tensor) or is_plain_object(thing))
 
 
-def _refill(container: Any, content: Any) -> None:
-    if isinstance(container, dict | set):
-        container.update(content)
-    else:
-        container.extend(content)
+class _Content:
+    """The content of a tensor that is no parameter, which a forward pass may write into, through `.data` even unnoticed."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        self._version = tensor._version
+        self._content = copied(tensor.detach())
+
+    def restore(self) -> None:
+        if self._tensor._version != self._version or not _has_same_bits(self._tensor, self._content):
+            with torch.no_grad():
+                fill(self._tensor, self._content)
+            self._version = self._tensor._version
+
+
+def _has_same_bits(tensor: torch.Tensor, content: torch.Tensor) -> bool:
+    """Compare where that can be done; elsewhere the version that PyTorch counts has to do."""
+    if (
+        tensor.layout is not torch.strided
+        or tensor.is_quantized
+        or tensor.is_meta
+        or tensor.is_conj()
+        or tensor.is_neg()
+    ):
+        return True
+    return torch.equal(as_integers(tensor.detach()), as_integers(content))

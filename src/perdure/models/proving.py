@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,7 +40,14 @@ _NOISE_FACTOR = 10
 _UNSTABLE = 1e-3
 
 
-def prove(model: nn.Module, example: Example, *, seed: int = 0, kept: dict[str, torch.Tensor] | None = None) -> Proof:
+def prove(
+    model: nn.Module,
+    example: Example,
+    *,
+    seed: int = 0,
+    kept: dict[str, torch.Tensor] | None = None,
+    taken: Container[str] = (),
+) -> Proof:
     """Let a model answer a generated input, twice, in eval mode; the model and the random state stay as they were.
 
     Args:
@@ -48,6 +55,7 @@ def prove(model: nn.Module, example: Example, *, seed: int = 0, kept: dict[str, 
         example: an input of the user's, of which only structure, types, shapes and ranges are taken.
         seed: of the generated input.
         kept: where given, the example itself is the input, and its tensors are put here by the names for the file.
+        taken: names that these must not get.
 
     Returns:
         The proof, or one that says why there is none.
@@ -55,16 +63,15 @@ def prove(model: nn.Module, example: Example, *, seed: int = 0, kept: dict[str, 
     proof = Proof()
     try:
         leaves, tree = flatten(list(example), "the example")
-        inputs = tuple(_input_leaf(leaf, number, kept) for number, leaf in enumerate(leaves))
+        inputs = tuple(_input_leaf(leaf, number, kept, taken) for number, leaf in enumerate(leaves))
         proof = Proof(
             seed=seed, tree=tree, inputs=inputs, torch=str(torch.__version__), processor=processor(),
             n_threads=torch.get_num_threads(),
         )  # fmt: skip
-        given = leaves if kept is not None else None
         with in_eval_mode(model) as before, torch.no_grad():
-            first = _answer(model, proof, given)
+            first = _answer(model, proof, kept or {})
             before.restore()  # but not the random state, so that what is random differs
-            second = _answer(model, proof, given)
+            second = _answer(model, proof, kept or {})
         answer, outputs = _outputs(first, second)
     except PerdureError as error:
         return msgspec.structs.replace(proof, missing=str(error))
@@ -76,12 +83,14 @@ def prove(model: nn.Module, example: Example, *, seed: int = 0, kept: dict[str, 
     return msgspec.structs.replace(proof, answer=answer, outputs=outputs)
 
 
-def _input_leaf(leaf: Any, number: int, kept: dict[str, torch.Tensor] | None) -> InputLeaf:
+def _input_leaf(leaf: Any, number: int, kept: dict[str, torch.Tensor] | None, taken: Container[str]) -> InputLeaf:
     if not isinstance(leaf, torch.Tensor):
         return InputLeaf(value=values.encode(leaf, f"the example's leaf {number}"))
     if kept is None:
         return describe(leaf)
     name = f"example.{number}"
+    while name in taken:
+        name += "_"
     kept[name] = leaf.detach()
     return InputLeaf(short_name(leaf.dtype), tuple(leaf.shape), kept=name)
 
@@ -100,10 +109,9 @@ def _input_of(leaf: InputLeaf, number: int, proof: Proof, kept: Callable[[str], 
     return kept(leaf.kept).clone() if leaf.kept else generate(leaf, number, proof.seed, where)
 
 
-def _answer(model: nn.Module, proof: Proof, given: list[Any] | None) -> Any:
+def _answer(model: nn.Module, proof: Proof, kept: dict[str, torch.Tensor]) -> Any:
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    kept = dict(enumerate(given)) if given is not None else {}
-    arguments, keywords = example_of(proof, device, lambda name: kept[int(name.rpartition(".")[2])], "the example")
+    arguments, keywords = example_of(proof, device, kept.__getitem__, "the example")
     return model(*arguments, **keywords)
 
 
@@ -114,7 +122,7 @@ def _outputs(first: Any, second: Any) -> tuple[Any, tuple[OutputLeaf, ...] | str
     found: list[OutputLeaf] = []
     for leaf, other in zip(leaves, again, strict=True):
         if not isinstance(leaf, torch.Tensor):
-            found.append(OutputLeaf(value=repr(leaf)[:200]))
+            found.append(OutputLeaf(value=_as_text(leaf)))
             continue
         noise, scale = _largest_difference(leaf, other), _scale(leaf)
         if not noise <= _UNSTABLE * max(scale, 1e-30):
@@ -124,6 +132,23 @@ def _outputs(first: Any, second: Any) -> tuple[Any, tuple[OutputLeaf, ...] | str
             )
         found.append(_output_leaf(leaf, noise, scale))
     return tree, tuple(found)
+
+
+_WITH_STABLE_TEXT = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout)
+
+
+def _as_text(leaf: Any) -> str:
+    """Return what a proof keeps of a part of an answer that is no tensor: of an object its type alone."""
+    kind = type(leaf)
+    return repr(leaf)[:200] if kind in _WITH_STABLE_TEXT else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _says_the_same(one: str, other: Any) -> bool:
+    """Compare texts; numbers may differ by rounding, as tensors may."""
+    try:
+        return one == other or math.isclose(float(one), float(other), rel_tol=_TOLERANCES["float32"])
+    except (TypeError, ValueError):
+        return False
 
 
 def _output_leaf(leaf: torch.Tensor, noise: float, scale: float) -> OutputLeaf:
@@ -212,7 +237,7 @@ def examine(model: nn.Module, proof: Proof, kept: Callable[[str], torch.Tensor],
 
 def _compare(leaf: Any, wanted: OutputLeaf, where: str) -> Verdict:
     if not wanted.dtype or not isinstance(leaf, torch.Tensor):
-        same = not wanted.dtype and not isinstance(leaf, torch.Tensor) and repr(leaf)[:200] == wanted.value
+        same = not wanted.dtype and not isinstance(leaf, torch.Tensor) and _says_the_same(_as_text(leaf), wanted.value)
         return Verdict(same, same, said="" if same else "a part of its answer that is no tensor is another one")
     if (short_name(leaf.dtype), tuple(leaf.shape)) != (wanted.dtype, wanted.shape):
         return Verdict(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copyreg
+import functools
+import inspect
 import types
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -15,17 +17,14 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from perdure.errors import CorruptError, PerdureError, UntrustedError
+from perdure.models.containers import CONTAINERS, refill
 from perdure.models.plain_objects import makes_plain_objects, put_items
 from perdure.models.rebuilt_values import ValueReader
 from perdure.models.registries import register_outside
-from perdure.records.architecture import LISTED, Architecture, ContainerRecord, ModuleRecord, TensorRef
+from perdure.records.architecture import LISTED, NOT_KEPT, Architecture, ContainerRecord, ModuleRecord, TensorRef
 from perdure.weights.dtypes import by_name
 
 Fetch = Callable[[TensorRef], torch.Tensor]
-_CONTAINERS: dict[str, Any] = {
-    "list": list, "dict": dict, "set": set, "OrderedDict": OrderedDict, "defaultdict": defaultdict, "Counter": Counter,
-    "deque": deque,
-}  # fmt: skip
 
 
 def rebuild(
@@ -75,10 +74,13 @@ class _Rebuilder:
         self._values = ValueReader(self, where)
 
     def run(self) -> nn.Module:
-        for record, container in zip(self._architecture.containers, self.containers, strict=True):
-            _fill_container(container, self._values.decode(record.of))
-        for record, thing in zip(self._architecture.objects, self.objects, strict=True):
+        # Objects first, those that were met last before the others that hold them: they may be keys, and need their state.
+        objects = list(zip(self._architecture.objects, self.objects, strict=True))
+        for record, thing in reversed(objects):
             self._set_state(thing, self._values.decode(record.state))
+        for record, container in reversed(list(zip(self._architecture.containers, self.containers, strict=True))):
+            _fill_container(container, self._values.decode(record.of))
+        for record, thing in objects:
             put_items(thing, self._values.decode(record.items) or [])
         for number in self._children_first():
             self._fill(self._architecture.modules[number], self.modules[number])
@@ -101,9 +103,9 @@ class _Rebuilder:
         return cast("Any", kind).__new__(kind)
 
     def _empty_container(self, record: ContainerRecord) -> Any:
-        if record.kind not in _CONTAINERS:
+        if record.kind not in CONTAINERS:
             raise CorruptError(f"loading {self._where}: {record.kind[:40]!r} is no container of Python's.")
-        return deque(maxlen=record.of["longest"]) if record.kind == "deque" else _CONTAINERS[record.kind]()
+        return deque(maxlen=record.of["longest"]) if record.kind == "deque" else CONTAINERS[record.kind]()
 
     def _children_first(self) -> list[int]:
         order: list[int] = []
@@ -135,7 +137,7 @@ class _Rebuilder:
             key: None if number is None else self.modules[number] for key, number in record.modules.items()
         }
         for key, value in record.attributes.items():
-            if key in LISTED:
+            if key in LISTED or key in NOT_KEPT:
                 raise CorruptError(f"loading {self._where}: the file sets {key}, which is listed elsewhere in it.")
             state[key] = self._values.decode(value)
             self._check_shadow(type(module), module, key, state[key])
@@ -150,12 +152,15 @@ class _Rebuilder:
 
     def _set_state(self, thing: Any, state: Any) -> None:
         """Give a plain object its state as unpickling would: by its own `__setstate__`, else attribute by attribute."""
+        if state is None:
+            return
         own = getattr(type(thing), "__setstate__", None)
         if own is not None:
             own(thing, state)
             return
+        parts: Any = state if type(state) is tuple and len(state) == 2 else (state,)  # attributes, and those in slots
         slots = copyreg._slotnames(type(thing))  # type: ignore[attr-defined]
-        for key, value in (state or {}).items():
+        for key, value in (pair for part in parts for pair in (part or {}).items()):
             self._check_shadow(type(thing), thing, key, value)
             if key in slots:
                 object.__setattr__(thing, key, value)
@@ -165,12 +170,11 @@ class _Rebuilder:
     def _check_shadow(self, kind: type, holder: Any, key: str, value: Any) -> None:
         """See that a value does not stand where the class has a method, unless it is a method of the same holder."""
         own = isinstance(value, types.MethodType) and value.__self__ is holder
-        dunder = key.startswith("__") and key.endswith("__")
-        hidden = dunder or (callable(getattr(kind, key, None)) and callable(value))
-        if hidden and not own:
+        dunder = key.startswith("__") and key.endswith("__") and not (key == "__doc__" and type(value) is str)
+        if (dunder or (callable(value) and _is_method(kind, key))) and not own:
             raise UntrustedError(
-                f"loading {self._where}: the file would put a value in the place of {kind.__qualname__}.{key}, which is a "
-                f"method. Files of perdure's do so only with methods of the same module."
+                f"loading {self._where}: a value stands in the place of {kind.__qualname__}.{key}, which is a method or "
+                f"belongs to Python. That is allowed to methods of the same module alone."
             )
 
     def tensor(self, number: int) -> torch.Tensor:
@@ -201,12 +205,15 @@ def _fill_container(container: Any, content: Any) -> None:
     """Put the content of a container of the same type into an empty one, which others may refer to already."""
     if type(content) is not type(container):
         raise ValueError(f"a {type(container).__name__} was expected, not a {type(content).__name__}")
-    if isinstance(container, list | deque):
-        container.extend(content)
-    elif isinstance(container, defaultdict):
-        container.default_factory = content.default_factory
-    if isinstance(container, dict | set):
-        container.update(content)
+    refill(container, content)
+
+
+def _is_method(kind: type, key: str) -> bool:
+    """Tell whether a class has a method of a name; a field's default, though a function, is none."""
+    found = inspect.getattr_static(kind, key, None)
+    fields = getattr(kind, "__dataclass_fields__", {})
+    of_values = isinstance(found, types.MemberDescriptorType | functools.cached_property) or key in fields
+    return hasattr(type(found), "__get__") and not of_values
 
 
 def _reserve_ids(hooks: Any) -> None:

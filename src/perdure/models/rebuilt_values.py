@@ -108,17 +108,18 @@ class ValueReader:
 
     def _holder(self, encoded: Any) -> Any:
         value = self.decode(encoded)
-        if not any(value is thing for thing in (*self._tables.modules, *self._tables.objects)):
+        if not isinstance(encoded, dict) or encoded.get(TAG) not in ("module", "object"):
             raise UntrustedError(f"loading {self._where}: it binds a method to what is neither a module nor an object.")
         return value
 
     def _weak(self, content: Any) -> weakref.ref[Any]:
-        return weakref.ref(self._holder(content))
+        return weakref.ref(self._holder(content) if content is not None else _Gone())
 
     def _default_dict(self, content: Any) -> Any:
         factory, pairs = self.decode(content[0]), self.decode(content[1])
         if factory is not None and not isinstance(factory, type | types.FunctionType):
             raise ValueError("a default is made by a class or a function")
+        values.check_alike([key for key, _ in pairs])
         return defaultdict(factory, {key: value for key, value in pairs})
 
     def _enum(self, content: Any) -> Any:
@@ -176,15 +177,28 @@ class ValueReader:
         return self._tables.device if text == "model" else torch.device(str(text))
 
 
+class _Gone:
+    """What is not there any more when a weak reference to it is asked."""
+
+
 def _index(number: Any) -> int:
     if type(number) is not int or number < 0:
         raise ValueError(f"{str(number)[:40]!r} is no entry of a table")
     return number
 
 
+def _logger(name: str) -> logging.Logger:
+    if len(name) > _LONGEST_LOGGER:
+        raise ValueError(f"the name of a logger has {len(name)} letters")
+    return logging.getLogger(name)
+
+
+_LONGEST_LOGGER = 300
+
+
 def _torch_value(kind: type) -> Callable[[ValueReader, Any], Any]:
     def build(_: ValueReader, text: Any) -> Any:
-        found = getattr(torch, str(text), None) if str(text).isidentifier() else None
+        found = vars(torch).get(str(text))
         if not isinstance(found, kind):
             raise ValueError(f"{str(text)[:40]!r} is no {kind.__name__} of this PyTorch")
         return found
@@ -211,7 +225,7 @@ _BUILDERS: dict[str, Callable[[ValueReader, Any], Any]] = {
     "namedtuple": ValueReader._named_tuple,
     "handle": ValueReader._handle,
     "hook": ValueReader._wrapped,
-    "logger": lambda _, name: logging.getLogger(str(name)),
+    "logger": lambda _, name: _logger(str(name)),
     "scalar": ValueReader._scalar,
     "ndarray": ValueReader._array,
     "generator": ValueReader._generator,

@@ -29,10 +29,13 @@ class Tables(Protocol):
     """What numbers the things that values refer to.
 
     Attributes:
+        reached: all that the model holds.
         apart: the `id` of containers that have a number of their own.
         device: where the model is; None where it is at several.
     """
 
+    @property
+    def reached(self) -> Container[Any]: ...
     @property
     def apart(self) -> Container[int]: ...
     @property
@@ -100,8 +103,10 @@ class ValueWriter:
         return encoded if encoded is not None and encoded[TAG] in ("module", "object") else None
 
     def _weak(self, value: weakref.ref[Any], place: str) -> dict[str, Any] | None:
-        encoded = self._holder(value(), place)
-        return encoded and {TAG: "weak", "of": encoded}
+        """Write a weak reference; one to something that the model does not hold itself leads nowhere after loading."""
+        target = value()
+        encoded = self._holder(target, place) if target in self._tables.reached else None
+        return {TAG: "weak", "of": encoded}
 
     def _enum(self, value: enum.Enum, place: str) -> dict[str, Any] | None:
         if value.name in type(value).__members__:

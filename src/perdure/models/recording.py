@@ -17,12 +17,14 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 
 from perdure.errors import PerdureError, UnsupportedValueError
-from perdure.models.plain_objects import plain_items, plain_state
+from perdure.models.naming import find
+from perdure.models.plain_objects import pickled_state, plain_items
+from perdure.models.reaching import Reached
 from perdure.models.recorded_values import ValueWriter
-from perdure.models.sharing import shared_containers
 from perdure.models.wrapping import unwrapped
 from perdure.records.architecture import (
     LISTED,
+    NOT_KEPT,
     Architecture,
     ContainerRecord,
     ModuleRecord,
@@ -83,7 +85,8 @@ class _Recorder:
         self._tensors = _Numbered()
         self._on_cpu: set[int] = set()
         self._values = ValueWriter(self)
-        self.apart = shared_containers(model)
+        self.reached = Reached(model)
+        self.apart = self.reached.shared
         self.device = _device_of(model)
         self.loose: dict[str, torch.Tensor] = {}
         self.notes: list[str] = []
@@ -115,6 +118,10 @@ class _Recorder:
         if name not in self._names:
             self._names[name] = len(self._names)
             self._code.append(code)
+            if not _is_found_by(name, code):
+                self.obstacles.append(f"{name.dotted} is another one now than the model's: it was defined again")
+        elif self._code[self._names[name]] is not code:
+            self.obstacles.append(f"{name.dotted} is the name of two that are not the same")
         return self._names[name]
 
     def module(self, module: nn.Module, place: str) -> int:
@@ -161,7 +168,11 @@ class _Recorder:
             return {}
         if any(hasattr(module, slot) for slot in copyreg._slotnames(kind)):  # type: ignore[attr-defined]
             self._obstacle(place, "a module with slots")
-        state = module.__getstate__()
+        try:
+            state = module.__getstate__()
+        except Exception as error:  # the class's own code
+            self._obstacle(place, f"a {_shown(kind)}, whose __getstate__ fails ({type(error).__name__}: {error}),")
+            return {}
         if not isinstance(state, dict):
             self._obstacle(place, f"a {_shown(kind)}, whose __getstate__ gives a {type(state).__name__}")
             return {}
@@ -170,7 +181,7 @@ class _Recorder:
     def _attributes(self, state: dict[str, Any], place: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in state.items():
-            if key in LISTED or key == "_compiled_call_impl" or _is_default(key, value):
+            if key in LISTED or key in NOT_KEPT or _is_default(key, value):
                 continue
             if key in _STATE_DICT_HOOKS:
                 value = self._writable_hooks(value, _join(place, key))
@@ -256,9 +267,14 @@ class _Recorder:
 
     def _write_object(self, value: Any, place: str) -> ObjectRecord:
         number = self._values.of_class(type(value))
-        getter: Any = getattr(type(value), "__getstate__", None)
-        custom = getter is not getattr(object, "__getstate__", None)  # before Python 3.11 it has none
-        state = self._encode(getter(value) if custom else plain_state(value), place)
+        try:
+            kept = pickled_state(value)
+        except Exception as error:  # the class's own code
+            self._obstacle(
+                place, f"a {_shown(type(value))}, which cannot be pickled ({type(error).__name__}: {error}),"
+            )
+            return ObjectRecord(number)
+        state = self._encode(kept, place)
         items = self._encode(plain_items(value), place)
         return ObjectRecord(number, *(None if part is _MISSING else part for part in (state, items)))
 
@@ -311,6 +327,12 @@ def _device_of(model: nn.Module) -> torch.device | None:
 
 def _storage_of(tensor: torch.Tensor) -> int | None:
     return tensor.untyped_storage().data_ptr() or None if tensor.layout is torch.strided else None
+
+
+def _is_found_by(name: Name, code: Any) -> bool:
+    """Tell whether a name leads to its class, or to nothing, as the names of local classes do."""
+    found = find(name.module, name.path) if not name.function and not name.registered else None
+    return found is None or found is code
 
 
 def _join(place: str, key: str) -> str:

@@ -80,7 +80,7 @@ def save(
     else:
         taken.record_classes(sources)
         if graph and examples:
-            taken.trace_graph(examples, dynamic)
+            taken.trace_graph(examples, dynamic, inherited=example is None)
     if examples:
         taken.prove(examples[0], keep_example)
     taken.try_classes()

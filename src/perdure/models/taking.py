@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from perdure.disk.blobs import pack
-from perdure.errors import PerdureError, UnsupportedModelError
+from perdure.errors import InputError, PerdureError, UnsupportedModelError
 from perdure.models.contents import ARCHITECTURE, GRAPH, PROOF, SOURCES
 from perdure.models.execution import FrozenGraph
 from perdure.models.fingerprints import sources_of
@@ -69,12 +69,21 @@ class Taken:
         named = dict(self._model.named_buffers(remove_duplicate=False))
         return {name: named[name] for name in self._volatile if name in named}
 
-    def trace_graph(self, examples: Sequence[Example], dynamic: Any) -> None:
-        """Trace the forward pass; where that cannot be done, say why."""
+    def trace_graph(self, examples: Sequence[Example], dynamic: Any, *, inherited: bool = False) -> None:
+        """Trace the forward pass; where that cannot be done, say why.
+
+        Raises:
+            InputError: the model does not take the example, which is not `inherited` from the file that it came from.
+        """
         try:
-            traced = trace(self._model, examples, dynamic=dynamic)
+            traced = trace(self._model, examples, dynamic=dynamic, taken={*self.captured.tensors, *self._kept})
         except UnsupportedModelError as error:
             self._no_graph = str(error)
+            return
+        except InputError as error:
+            if not inherited:
+                raise
+            self._no_graph = f"the model does not take the example of the file that it came from any more: {error}"
             return
         known = {*self.captured.tensors, *self._kept}
         lost = [entry.name for entry in traced.graph.tensors if entry.name not in known and entry.kind != "constant"]
@@ -93,7 +102,7 @@ class Taken:
     def prove(self, example: Example, keep_example: bool) -> None:
         """Let the model answer a generated input, or the example itself."""
         kept: dict[str, torch.Tensor] | None = {} if keep_example else None
-        self._proof = prove(self._model, example, kept=kept)
+        self._proof = prove(self._model, example, kept=kept, taken={*self.captured.tensors, *self._kept})
         self._kept |= kept or {}
         if self._proof.missing:
             self.warnings.append(f"the file has no proof: {self._proof.missing}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ from perdure.records.graph import (
 class Writer:
     """Writes the nodes of an exported program down."""
 
-    def __init__(self, model: nn.Module, program: ExportedProgram, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, program: ExportedProgram, device: torch.device, taken: Iterable[str] = ()
+    ) -> None:
         self.program = program
         self.operators: list[Operator] = []
         self.tensors: list[TensorEntry] = []
@@ -34,7 +37,9 @@ class Writer:
         self._numbers: dict[tuple[str, str], int] = {}
         self._entries: dict[str, int] = {}
         self._bodies: dict[int, int] = {}
-        self._taken = {name for name, _ in itertools.chain(model.named_parameters(), model.named_buffers())}
+        self._taken = {name for name, _ in itertools.chain(model.named_parameters(), model.named_buffers())} | set(
+            taken
+        )
         self._specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
         for node in program.graph.nodes:
             if node.op == "placeholder" and self._specs[node.name].kind is InputKind.USER_INPUT:

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class _AttemptError(Exception):
     """A trace with these axes free is not to be had; one with fewer may be."""
 
 
-def trace(model: nn.Module, examples: Sequence[Example], *, dynamic: Any = None) -> Traced:
+def trace(model: nn.Module, examples: Sequence[Example], *, dynamic: Any = None, taken: Iterable[str] = ()) -> Traced:
     """Trace a model's forward pass in eval mode.
 
     Args:
@@ -76,6 +76,8 @@ def trace(model: nn.Module, examples: Sequence[Example], *, dynamic: Any = None)
         dynamic: further free axes, as `torch.export` takes them: by the arguments' names or in their order, e.g.
             `{"x": {2: "height", 3: "width"}}`. The first axis of the tensors, and the second of integer ones of two
             axes, are free where the model allows it.
+
+        taken: names that its constants must not get.
 
     Returns:
         The graph, its constants and notes.
@@ -88,7 +90,7 @@ def trace(model: nn.Module, examples: Sequence[Example], *, dynamic: Any = None)
         raise InputError("tracing: there is no example. Pass the arguments that the model takes.")
     calls = [Call(model, *example) for example in examples]
     with as_traced(model) as before:
-        return Tracer(model, calls, dynamic, before).trace()
+        return Tracer(model, calls, dynamic, before, frozenset(taken)).trace()
 
 
 _OLD = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 7)
@@ -101,8 +103,11 @@ _export: Callable[..., ExportedProgram] = getattr(torch.export, "export_for_trai
 class Tracer:
     """Traces one model."""
 
-    def __init__(self, model: nn.Module, calls: list[Call], dynamic: Any, before: Before) -> None:
+    def __init__(
+        self, model: nn.Module, calls: list[Call], dynamic: Any, before: Before, taken: frozenset[str]
+    ) -> None:
         self.model = model
+        self._taken = taken
         self.before = before
         self.call = calls[0]
         self.notes: list[str] = []
@@ -186,7 +191,7 @@ class Tracer:
             program = self._export(free, strict)
         except Exception as error:
             raise _AttemptError(f"torch.export cannot trace its forward function: {first_lines(error)}") from error
-        writer = Writer(self.model, program, self.device)
+        writer = Writer(self.model, program, self.device, self._taken)
         try:
             found = self._assemble(writer, tree)
             trial = Trial(self, found, writer)

@@ -97,7 +97,12 @@ class Permissions:
         return _untrusted(absent, where) if absent else None
 
     def _is_permitted(self, name: Name) -> bool:
-        return of_torch(name) is not None or self._of_caller(name) is not None or bool(self._package(name))
+        known = of_torch(name) is not None or self._of_caller(name) is not None
+        return known or bool(self._package(name)) or self._is_registered(name)
+
+    def _is_registered(self, name: Name) -> bool:
+        """Tell whether the caller permits a class by its registered name. The file's place of it counts for nothing then."""
+        return not name.function and name.registered in self._packages
 
     def _of_caller(self, name: Name) -> Any:
         """Return what the caller gave under a name: the registered one, the place, or the place in a script."""
@@ -122,7 +127,7 @@ class Permissions:
 
     def _package(self, name: Name) -> str:
         """Return the dotted name that permits a name; functions have to be named one by one."""
-        if name.dotted in self._packages or name.registered in self._packages:
+        if name.dotted in self._packages:
             return name.dotted
         if name.function or "__main__" in name.module.split("."):
             return ""
@@ -134,10 +139,10 @@ class Permissions:
         found = of_torch(name)
         if found is None:
             found = self._of_caller(name)
-        if found is None and name.registered in self._packages:
-            found = registered_class(name.registered)
-        if found is None:
+        if found is None and self._package(name):
             found = _imported(name, self._package(name), where)
+        if found is None:
+            found = _registered(name, where)
         if isinstance(found, type) == name.function:
             kind = "function" if name.function else "class"
             raise InputError(f"loading {where}: {name} was a {kind} when it was saved, and is {found!r} now.")
@@ -153,6 +158,17 @@ def _entries(trusted: Trusted) -> list[Any]:
         return list(trusted)
     except TypeError:
         return [trusted]
+
+
+def _registered(name: Name, where: str) -> type:
+    """Return the class that was registered here under a permitted name."""
+    found = registered_class(name.registered)
+    if found is None:
+        raise InputError(
+            f"loading {where}: no class is registered as {name.registered!r} here. Import the module that registers it "
+            f"first; when the file was saved, that was {name.module}."
+        )
+    return found
 
 
 def _imported(name: Name, package: str, where: str) -> Any:
@@ -208,4 +224,5 @@ def _untrusted(names: list[Name], where: str) -> UntrustedError:
 def _as_trusted(name: Name) -> str:
     """Return what stands in `trusted` for a name: itself, or the class where no import finds it."""
     local = not name.registered and (name.module == "__main__" or "<locals>" in name.path)
-    return name.path.rpartition(".")[2] if local else repr(str(name))
+    path = name.path.rpartition(".")[0] if name.function and "." in name.path else name.path
+    return path.rpartition(".")[2] if local else repr(str(name))

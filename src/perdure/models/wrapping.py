@@ -9,7 +9,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module inside of those that only run another one: compiled, DataParallel, DistributedDataParallel."""
     while True:
-        compiled = vars(model).get("_modules", {}).get("_orig_mod")
+        held = vars(model).get("_modules")
+        compiled = held.get("_orig_mod") if isinstance(held, dict) else None  # a TorchScript module has something else
         if type(model).__name__ == "OptimizedModule" and compiled is not None:
             model = compiled
         elif isinstance(model, DataParallel | DistributedDataParallel):

@@ -40,6 +40,10 @@ LISTED = frozenset(("_parameters", "_buffers", "_modules", "_non_persistent_buff
 """What a module's record lists by itself, so that its attributes may not."""
 
 
+NOT_KEPT = frozenset(("_compiled_call_impl", "__orig_class__"))
+"""What a module may have and no file keeps: the code that it was compiled to, and the type hint that it was made by."""
+
+
 class Name(msgspec.Struct, frozen=True, omit_defaults=True):
     """A class or a function of some code: where it was found when the model was saved.
 
@@ -160,16 +164,27 @@ def decode(content: bytes, where: str) -> Architecture:
         raise CorruptError(f"reading {where}: its architecture cannot be read ({str(error)[:200]}).") from None
     if max(map(len, (found.modules, found.objects, found.containers, found.tensors, found.names))) > MAX_MODULES:
         raise LimitError(f"reading {where}: its architecture has more than {MAX_MODULES} entries.")
-    _check_tables(found, where)
-    if found.modules:
-        _check_tree(found, where)
+    check(found, where)
     return found
+
+
+def check(architecture: Architecture, where: str) -> None:
+    """See that the tables of an architecture fit together, and that no module holds itself.
+
+    Raises:
+        CorruptError: they do not, or one does.
+        LimitError: its modules are nested deeper, or shared in more ways, than those of any model.
+    """
+    _check_tables(architecture, where)
+    if architecture.modules:
+        _check_tree(architecture, where)
 
 
 def _check_tables(architecture: Architecture, where: str) -> None:
     for name in architecture.names:
         parts = [*name.module.split("."), *name.path.split(".")]
-        if not all(part.isidentifier() or part == "<locals>" for part in parts) or not name.registered.isprintable():
+        sound = all(part.isidentifier() or part == "<locals>" for part in parts) and name.registered.isprintable()
+        if not sound or (name.registered and name.function):
             raise CorruptError(f"reading {where}: its architecture has a name that is none of Python's.")
     n_names, n_tensors, n_modules = len(architecture.names), len(architecture.tensors), len(architecture.modules)
     if not n_modules and not architecture.obstacles:

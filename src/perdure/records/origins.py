@@ -28,17 +28,17 @@ class Origin(NamedTuple):
     kept: Mapping[str, Any]
 
 
-_origins: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
+_origins: dict[int, tuple[weakref.ref[Any], Origin]] = {}
+"""By the `id` of a model, which may be equal to another; an entry goes when its model does."""
 
 
 def origin_of(model: object) -> Origin | None:
     """Return where a model came from; None where perdure did not load it."""
-    try:
-        return _origins.get(model)
-    except TypeError:  # nothing that a weak reference can be made to, and so no model
-        return None
+    known, origin = _origins.get(id(model), (None, None))
+    return origin if known is not None and known() is model else None
 
 
 def remember(model: object, origin: Origin) -> None:
     """Note where a model came from."""
-    _origins[model] = origin
+    number = id(model)
+    _origins[number] = weakref.ref(model, lambda _: _origins.pop(number, None)), origin

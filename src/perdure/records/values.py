@@ -75,13 +75,22 @@ def check_count(text: bytes) -> None:
 
 def from_text(text: bytes, where: str) -> Any:
     """Read JSON text into encoded data; `where` names the file in messages."""
-    n_values = count_outside_strings(text, _MARKS, MAX_VALUES)
-    if n_values > MAX_VALUES:
-        raise LimitError(f"reading {where}: it holds {n_values} plain values; the limit is {MAX_VALUES}.")
+    check_many(text, where)
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"reading {where}: its plain values are not valid JSON ({str(error)[:200]}).") from None
+
+
+def check_many(text: bytes, where: str) -> None:
+    """Refuse JSON text of more values than any file has, each of which takes many times its memory.
+
+    Raises:
+        LimitError: it has more.
+    """
+    n_values = count_outside_strings(text, _MARKS, MAX_VALUES)
+    if n_values > MAX_VALUES:
+        raise LimitError(f"reading {where}: it holds {n_values} plain values; the limit is {MAX_VALUES}.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -335,7 +344,7 @@ def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
     if tag == "tuple":
         return tuple(_decode(item, hook) for item in content)
     if tag in ("set", "frozenset"):
-        items = _checked_keys([_decode(item, hook) for item in content])
+        items = check_alike([_decode(item, hook) for item in content])
         return set(items) if tag == "set" else frozenset(items)
     if tag in ("dict", "counter"):
         pairs = dict(_decode_pairs(content, hook))
@@ -360,12 +369,16 @@ def _decode(encoded: Any, hook: DecodeHook | None) -> Any:
 
 
 def _decode_pairs(content: Any, hook: DecodeHook | None) -> Iterable[tuple[Any, Any]]:
-    keys = _checked_keys([_decode(key, hook) for key, _ in content])
+    keys = check_alike([_decode(key, hook) for key, _ in content])
     return zip(keys, [_decode(item, hook) for _, item in content], strict=True)
 
 
-def _checked_keys(keys: list[Any]) -> list[Any]:
-    """Return keys that may be put into one dict or set; hashes of numbers can be chosen, so that all are the same."""
+def check_alike(keys: list[Any]) -> list[Any]:
+    """Return keys that may be put into one dict or set; hashes of numbers can be chosen, so that all are the same.
+
+    Raises:
+        ValueError: too many of them have the same hash.
+    """
     if len(keys) > MAX_ALIKE_KEYS:
         _, most = Counter(map(hash, keys)).most_common(1)[0]
         if most > MAX_ALIKE_KEYS:
