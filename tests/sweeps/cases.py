@@ -14,9 +14,10 @@ from perdure.models.structure import flatten, with_leaves
 
 LIBRARIES = ("zoo", "transformers", "torchvision")
 
-_ROUNDING = "eager takes PyTorch's fast path of encoders, the graph the ordinary one, which rounds otherwise"
+_ROUNDING = "eager takes PyTorch's fast path of attention, the graph the ordinary one, which rounds otherwise"
 _BRANCH = "its attention branches on the numbers of the mask, which a trace cannot follow"
 CAUSES = {
+    "attention": _ROUNDING,
     "transformer": _ROUNDING,
     "encoder": _ROUNDING,
     "encoder, normed first": _ROUNDING,

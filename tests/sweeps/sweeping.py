@@ -99,7 +99,7 @@ class Sweep:
                     row = process.run(step, row, path)
                 except BrokenProcessPool:
                     failed = "by_class" if step is _load else "by_graph"
-                    row = dataclasses.replace(row, **{failed: "the process died"})
+                    row = dataclasses.replace(row, difference=float("inf"), **{failed: "the process died"})
         return row
 
 
