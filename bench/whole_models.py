@@ -23,6 +23,8 @@ from typing import Any
 import measure
 import report
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 MODELS = ("resnet50", "vit_b_16", "bert")
 TITLES = {"resnet50": "resnet50, 98 MB", "vit_b_16": "vit_b_16, 346 MB", "bert": "BERT of 12 layers, 438 MB"}
 N_FORWARD = 15
@@ -39,11 +41,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="perdure-whole-", dir=options.folder) as folder:
         for model in options.models:
             text, n_missed = _table(model, _measured(model, folder, options.rounds))
+            print(text, flush=True)
             texts.append(text)
             missed += n_missed
     head = f"{report.machine(tempfile.gettempdir())}\n\nMedians of {options.rounds} fresh processes each."
     text = "\n\n".join([head, *texts])
-    print(text)
+    print(head)
     if options.write:
         report.write_section("whole models", text)
     return 1 if missed else 0
@@ -105,6 +108,7 @@ def _child(model: str, key: str, folder: Path) -> dict[str, Any]:
     if key == "forward":
         return _forward(*_made(model), folder / f"{model}.safetensors")
     path = folder / (f"{model}." + FILES[key])
+    measure.prime()
     if made is None:
         measure.warm(str(path))
     before = measure.memory_bytes()["VmRSS"]
@@ -115,14 +119,14 @@ def _child(model: str, key: str, folder: Path) -> dict[str, Any]:
 
 
 def _import_library(model: str) -> None:
+    from torchvision_operators import declare_operators
+
+    declare_operators()  # transformers imports torchvision too, where it is installed
     if model == "bert":
         import transformers
 
         _ = transformers.BertModel
     else:
-        import declaring
-
-        declaring.declare_operators()
         import torchvision  # noqa: F401
 
 
