@@ -174,3 +174,18 @@ def test_answers_of_others_are_no_trees() -> None:
     deep = encode(sound).replace(b'"answer":{"at":0}', b'"answer":' + b"[" * 600 + b"]" * 600)
     with contextlib.suppress(CorruptError):
         assert not examine(model, decode(deep, "f"), lambda _: torch.empty(0), "f").holds
+
+
+class Masked(nn.Module):
+    """Its mask says what is padding, and it cannot do with nothing else."""
+
+    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        weights = torch.zeros_like(x).masked_fill(padding, float("-inf")).softmax(-1)
+        return (weights * x).sum(-1)
+
+
+def test_masks_whose_ones_hide_everything_become_zeros() -> None:
+    padding = torch.tensor([[False, False, True]])
+    found = prove(Masked(), ((torch.randn(1, 3), padding), {}))
+    assert not found.missing and [leaf.low for leaf in found.inputs] == [found.inputs[0].low, 0]
+    assert examine(Masked(), found, lambda name: torch.empty(0), "here").holds

@@ -60,27 +60,49 @@ def prove(
     Returns:
         The proof, or one that says why there is none.
     """
-    proof = Proof()
     try:
         leaves, tree = flatten(list(example), "the example")
         inputs = tuple(_input_leaf(leaf, number, kept, taken) for number, leaf in enumerate(leaves))
-        proof = Proof(
-            seed=seed, tree=tree, inputs=inputs, torch=str(torch.__version__), processor=processor(),
-            n_threads=torch.get_num_threads(),
-        )  # fmt: skip
+    except PerdureError as error:
+        return Proof(missing=str(error))
+    proof = Proof(
+        seed=seed, tree=tree, inputs=inputs, torch=str(torch.__version__), processor=processor(),
+        n_threads=torch.get_num_threads(),
+    )  # fmt: skip
+    first, is_finite = _proved(model, proof, kept or {})
+    if is_finite or not any(map(_is_mask, inputs)):
+        return first
+    zeros = tuple(msgspec.structs.replace(leaf, low=0, high=0) if _is_mask(leaf) else leaf for leaf in inputs)
+    second, is_finite = _proved(model, msgspec.structs.replace(proof, inputs=zeros), kept or {})
+    return second if is_finite else first
+
+
+def _is_mask(leaf: InputLeaf) -> bool:
+    """Tell whether a leaf is a mask of ones. There are masks whose ones mean that nothing is to be seen."""
+    return bool(leaf.dtype) and not leaf.kept and leaf.low == leaf.high == 1
+
+
+def _proved(model: nn.Module, proof: Proof, kept: dict[str, torch.Tensor]) -> tuple[Proof, bool]:
+    """Let the model answer the input of a proof, twice; returns the proof, and whether there is one, of finite values."""
+    try:
         with in_eval_mode(model) as before, torch.no_grad():
-            first = _answer(model, proof, kept or {})
+            first = _answer(model, proof, kept)
             before.restore()  # but not the random state, so that what is random differs
-            second = _answer(model, proof, kept or {})
+            second = _answer(model, proof, kept)
         answer, outputs = _outputs(first, second)
     except PerdureError as error:
-        return msgspec.structs.replace(proof, missing=str(error))
+        return msgspec.structs.replace(proof, missing=str(error)), False
     except Exception as error:  # the model's own code, on an input that it was not made for
         said = f"the model fails on a generated input: {type(error).__name__}: {str(error)[:300]}"
-        return msgspec.structs.replace(proof, missing=said)
+        return msgspec.structs.replace(proof, missing=said), False
     if isinstance(outputs, str):
-        return msgspec.structs.replace(proof, missing=outputs)
-    return msgspec.structs.replace(proof, answer=answer, outputs=outputs)
+        return msgspec.structs.replace(proof, missing=outputs), False
+    is_finite = all(bool(leaf.isfinite().all()) for leaf in flatten(first, "the answer")[0] if _is_dense(leaf))
+    return msgspec.structs.replace(proof, answer=answer, outputs=outputs), is_finite
+
+
+def _is_dense(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided and not leaf.is_quantized
 
 
 def _input_leaf(leaf: Any, number: int, kept: dict[str, torch.Tensor] | None, taken: Container[str]) -> InputLeaf:
