@@ -125,6 +125,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "class Net(nn.Module):\n    def forward(self, x):\n        return x\n"
         "class Runner:\n    def __del__(self):\n        os.system(self.command)\n"
         "class Holder:\n    pass\n"
+        "import torch\nclass Step(torch.autograd.Function):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "acme_pkg"  # type: ignore[misc]
@@ -134,7 +135,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     ("name", "permitted"),
     [
-        (class_of("acme_pkg", "Net"), True), (class_of("acme_pkg", "Holder"), True), (class_of("acme_pkg", "Runner"), False),
+        (class_of("acme_pkg", "Net"), True), (class_of("acme_pkg", "Holder"), True), (class_of("acme_pkg", "Runner"), False), (class_of("acme_pkg", "Step"), False),
         (function("acme_pkg", "run"), False), (function("acme_pkg", "system"), False), (function("acme_pkg", "os.system"), False),
         (class_of("acme_pkg", "Popen"), False), (class_of("acme_pkg", "os"), False), (class_of("acme_pkg", "nn.Linear"), False),
         (class_of("acme_pkg", "Net.__class__"), False), (class_of("acme_pkg.os", "path"), False), (class_of("acme_pkg_other", "Net"), False),
