@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import torch
 from torch import nn
 
 from perdure.errors import InputError, ProtocolError, UntrustedError
@@ -203,7 +202,9 @@ def _imported(name: Name, package: str, where: str) -> Any:
 
 def _is_model_code(found: Any) -> bool:
     """Tell whether a class is a module's, an enum, or one whose objects only hold data."""
-    if not isinstance(found, type) or issubclass(found, torch.autograd.Function):  # which is a function, and named as one
+    if not isinstance(found, type) or issubclass(
+        found, torch.autograd.Function
+    ):  # which is a function, and named as one
         return False
     if issubclass(found, nn.Module | enum.Enum) or dataclasses.is_dataclass(found):
         return True
