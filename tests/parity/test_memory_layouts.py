@@ -13,6 +13,7 @@ from torch import nn
 import perdure
 from fault.forging import manifest_of, with_manifest
 from perdure.errors import CorruptError
+from property.tensors import DTYPES, make, raw
 
 
 def convolutions() -> nn.Sequential:
@@ -75,3 +76,14 @@ def test_an_order_that_is_none_is_refused(axes: list[int]) -> None:
     tensors["0.weight"]["axes"] = axes
     with pytest.raises(CorruptError, match="no order of the axes"):
         perdure.load(with_manifest(file.getvalue(), tensors=tensors), form="class")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_order_of_axes_of_every_type(dtype: torch.dtype) -> None:
+    """Some types PyTorch itself cannot copy."""
+    model = nn.Module()
+    model.register_buffer("turned", make(1, dtype, (6, 4)).t())
+    file = io.BytesIO()
+    perdure.save(model, file)
+    loaded: Any = perdure.load(file.getvalue())
+    assert loaded.turned.stride() == (1, 4) and raw(loaded.turned) == raw(model.turned)

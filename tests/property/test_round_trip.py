@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from torch import nn
 
 import perdure
@@ -553,13 +554,17 @@ def test_saving_leaves_its_source_as_it_was(tensors: Tensors, _: tuple[int, ...]
 @settings(max_examples=30)
 @given(sharing())
 def test_what_was_loaded_saves_to_the_same_data(tensors: Tensors) -> None:
-    """Saved again, the file holds the same tensors, ties and digests: nothing drifts."""
+    """Saved again, the file holds the same tensors, ties and digests: nothing drifts.
+
+    But for the order of axes in memory: what `open` maps is laid out as it lies in the file.
+    """
     with saved(tensors, "file") as (_, path):
         first = perdure.open(path)
         again = io.BytesIO()
         perdure.save_weights(dict(first), again)
         second = perdure.open(again.getvalue())
         assert second.manifest is not None and first.manifest is not None
-        assert second.manifest.tensors == first.manifest.tensors
+        as_mapped = {name: structs.replace(record, axes=()) for name, record in first.manifest.tensors.items()}
+        assert second.manifest.tensors == as_mapped
         assert second.manifest.aliases == first.manifest.aliases
         assert {name: second.spec(name) for name in second} == {name: first.spec(name) for name in first}

@@ -33,8 +33,8 @@ def test_a_class_of_pytorchs_own(content: bytes, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_operator(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = operators._overload
-    monkeypatch.setattr(operators, "_overload", lambda name: None if "sinc" in name else before(name))
+    before = operators.overload
+    monkeypatch.setattr(operators, "overload", lambda name: None if "sinc" in name else before(name))
     operators.call_of.cache_clear()
     with pytest.raises(ProtocolError, match=r"aten\.sinc\.default, which PyTorch .* does not have\. Use a later one"):
         perdure.load(content)

@@ -23,6 +23,7 @@ from perdure.weights.dtypes import (
     torch_shape,
     with_layout,
 )
+from perdure.weights.storing import as_integers
 
 _make_per_tensor = getattr(torch, "_make_per_tensor_quantized_tensor")  # noqa: B009 - public functions only quantize floats
 _make_per_channel = getattr(torch, "_make_per_channel_quantized_tensor")  # noqa: B009
@@ -169,9 +170,9 @@ def _laid_out(tensor: torch.Tensor, axes: tuple[int, ...], where: str) -> torch.
         return tensor
     if sorted(axes) != list(range(tensor.dim())):
         raise CorruptError(f"reading {where}: {list(axes[:10])} is no order of the axes of a tensor of {tensor.dim()}.")
-    turned = tensor.permute(axes)
+    turned = as_integers(tensor).permute(axes)
     laid = turned.reshape(-1).view(turned.shape)  # which gives axes of one element the usual strides too
-    return laid.permute([axes.index(number) for number in range(tensor.dim())])
+    return laid.permute([axes.index(number) for number in range(tensor.dim())]).view(tensor.dtype)
 
 
 def _type_in(file: StoredFile, name: str) -> Type:
