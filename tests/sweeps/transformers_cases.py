@@ -147,7 +147,7 @@ def cases() -> dict[str, Case]:
         ("patchtst", "PatchTSTConfig", "PatchTSTForPrediction", {"num_input_channels": 3, "context_length": 32, "patch_length": 8, "patch_stride": 8, "prediction_length": 4, "d_model": 16, "num_hidden_layers": 2, "num_attention_heads": 2}, {"past_values": torch.randn(2, 32, 3)}),
         ("mixtral-batched", "MixtralConfig", "MixtralForCausalLM", {**grouped, "intermediate_size": 64, "num_local_experts": 4, **batched}, text),
         ("qwen2-moe", "Qwen2MoeConfig", "Qwen2MoeForCausalLM", {**grouped, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}, text),
-        ("olmoe", "OlmoeConfig", "OlmoeForCausalLM", {**grouped, "num_experts": 4, "num_experts_per_tok": 2}, text),
+        ("olmoe", "OlmoeConfig", "OlmoeForCausalLM", {**grouped, "intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2}, text),
         ("mamba2", "Mamba2Config", "Mamba2ForCausalLM", {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4, "use_cache": False}, {"input_ids": ids}),
         ("falcon-mamba", "FalconMambaConfig", "FalconMambaForCausalLM", {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "use_cache": False}, {"input_ids": ids}),
         ("recurrent-gemma", "RecurrentGemmaConfig", "RecurrentGemmaForCausalLM", {**small, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 8, "num_hidden_layers": 3, "use_cache": False}, text),
