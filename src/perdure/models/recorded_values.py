@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.module import _WrappedHook
 from torch.utils.hooks import RemovableHandle
 
+from perdure.errors import UnsupportedValueError
 from perdure.models.naming import name_of_class, name_of_function, name_of_method
 from perdure.models.plain_objects import is_plain_object
 from perdure.records import values
@@ -82,6 +83,8 @@ class ValueWriter:
             return {TAG: "class", "of": self.of_class(value)}
         if callable(value) and (name := name_of_function(value)):
             return {TAG: "function", "of": self._tables.name(name, value)}
+        if isinstance(value, types.FunctionType):
+            raise UnsupportedValueError(f"saving {place}: a lambda, or a function within another, is found by no name")
         return {TAG: "object", "of": self._tables.object(value, place)} if is_plain_object(value) else None
 
     def _partial(self, value: functools.partial[Any], place: str) -> dict[str, Any]:
