@@ -19,7 +19,7 @@ help:
 	@echo "make search     the property tests on new random examples, ROUNDS=$(ROUNDS) times"
 	@echo "make check      lint, format, types, imports"
 	@echo "make format     put the format right"
-	@echo "make bench      the timings against torch and safetensors"
+	@echo "make bench      the timings against torch, torch.export and safetensors; half an hour"
 	@echo "make versions   models between the oldest PyTorch that is claimed and that of .venv (test-oldest: the tests under it)"
 	@echo "make sweep      every architecture saved whole and loaded in new processes; hours on a small machine"
 	@echo "make kill-loop  kill a saver at random KILLS=$(KILLS) times"
@@ -60,6 +60,7 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/save_load.py
+	$(BIN)/python bench/whole_models.py
 
 sweep: $(READY)
 	$(BIN)/python bench/sweep.py

@@ -272,3 +272,49 @@ def test_registered_objects_of_another_version_are_refused(monkeypatch: pytest.M
     monkeypatch.setitem(naming._registered, Settings, naming.Registration("test_state.Settings", 3, {}))
     with pytest.raises(InputError, match="saved in version 2; the class here is of version 3"):
         perdure.load(content, trusted=[Settings])
+
+
+def test_a_model_that_cannot_be_copied_keeps_its_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(tensor: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    model = nn.BatchNorm1d(2).train()
+    monkeypatch.setattr("perdure.models.preserving.copied", fails)
+    with pytest.raises(MemoryError):
+        saved(model, example=torch.randn(2, 2))
+    assert model.training
+
+
+def test_in_inference_mode() -> None:
+    """Its tensors do not count how often they are written into."""
+    x = torch.randn(3, 2)
+    with torch.inference_mode():
+        made_within, counts = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), Counts()
+        saved_within = saved(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), example=x)
+        for form in ("class", "graph"):
+            assert perdure.load(saved_within, form=form, verify="full")(x).shape == (3, 2)  # type: ignore[arg-type]
+    loaded: Any = perdure.load(saved(made_within, example=x), form="class", mode="train")
+    loaded(x).sum().backward()
+    assert loaded[0].weight.grad is not None
+    loaded = perdure.load(saved(counts, example=x), trusted=[Counts], form="class")
+    assert counts.n.item() == loaded.n.item() == 0
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("n", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            self.n += 1
+        return x + 0
+
+
+def test_more_values_than_are_loaded_again_are_refused_when_saved() -> None:
+    model: Any = nn.Linear(2, 2)
+    model.table = [0] * 4_100_000
+    with pytest.raises(UnsupportedModelError, match="plain values; at most 4000000"):
+        saved(model)
+    x = torch.randn(1, 2)
+    assert torch.equal(perdure.load(saved(model, example=x))(x), model(x))

@@ -39,12 +39,9 @@ def in_eval_mode(model: nn.Module) -> Iterator[Before]:
         UnsupportedModelError: a lazy module is not initialised yet, which could not be undone.
     """
     _check_initialised(model)
-    with _running:
-        modes = [(vars(module), module.training) for module in model.modules()]
-        python_state, numpy_state = random.getstate(), np.random.get_state()
-        for attributes, _ in modes:
-            attributes["training"] = False
+    with _running, _training_off(model):
         before = Before(model)
+        python_state, numpy_state = random.getstate(), np.random.get_state()
         try:
             with torch.random.fork_rng(_gpus_of(model)):
                 yield before
@@ -52,8 +49,18 @@ def in_eval_mode(model: nn.Module) -> Iterator[Before]:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
             before.restore()
-            for attributes, training in modes:
-                attributes["training"] = training
+
+
+@contextlib.contextmanager
+def _training_off(model: nn.Module) -> Iterator[None]:
+    modes = [(vars(module), module.training) for module in model.modules()]
+    try:
+        for attributes, _ in modes:
+            attributes["training"] = False
+        yield
+    finally:
+        for attributes, training in modes:
+            attributes["training"] = training
 
 
 def _check_initialised(model: nn.Module) -> None:
@@ -83,7 +90,7 @@ class Before:
         self._containers = [(thing, copy.copy(thing)) for thing in things if is_container(thing)]
         tensors = [thing for thing in things if isinstance(thing, torch.Tensor)]
         self._buffers = [_Content(tensor) for tensor in tensors if not isinstance(tensor, nn.Parameter)]
-        self._parameters = [(name, tensor, tensor._version) for name, tensor in model.named_parameters()]
+        self._parameters = [(name, tensor, _version_of(tensor)) for name, tensor in model.named_parameters()]
         self._arrays = [
             (thing, thing.copy()) for thing in things if type(thing) is np.ndarray and not thing.dtype.hasobject
         ]
@@ -108,12 +115,12 @@ class Before:
         self._check_parameters()
 
     def _check_parameters(self) -> None:
-        changed = [name for name, tensor, version in self._parameters if tensor._version != version]
+        changed = [name for name, tensor, version in self._parameters if _version_of(tensor) != version]
         if changed:
             log.warning(
                 "running the model changed its parameters, which were not put back: %s.", ", ".join(changed[:5])
             )
-            self._parameters = [(name, tensor, tensor._version) for name, tensor, _ in self._parameters]
+            self._parameters = [(name, tensor, _version_of(tensor)) for name, tensor, _ in self._parameters]
 
 
 def _has_attributes(thing: Any) -> bool:
@@ -126,14 +133,19 @@ class _Content:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor = tensor
-        self._version = tensor._version
+        self._version = _version_of(tensor)
         self._content = copied(tensor.detach())
 
     def restore(self) -> None:
-        if self._tensor._version != self._version or not _has_same_bits(self._tensor, self._content):
-            with torch.no_grad():
+        if _version_of(self._tensor) != self._version or not _has_same_bits(self._tensor, self._content):
+            with torch.inference_mode() if self._tensor.is_inference() else torch.no_grad():
                 fill(self._tensor, self._content)
-            self._version = self._tensor._version
+            self._version = _version_of(self._tensor)
+
+
+def _version_of(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was written into; of one of inference mode PyTorch does not count it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _has_same_bits(tensor: torch.Tensor, content: torch.Tensor) -> bool:

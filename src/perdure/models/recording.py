@@ -87,7 +87,7 @@ class _Recorder:
         self._values = ValueWriter(self)
         self.reached = Reached(model)
         self.apart = self.reached.shared
-        self.device = _device_of(model)
+        self.device = device_of(model)
         self.loose: dict[str, torch.Tensor] = {}
         self.notes: list[str] = []
         self._memory = {_storage_of(tensor): name for name, tensor in stored.items()}
@@ -319,7 +319,7 @@ def _is_default(key: str, value: Any) -> bool:
     return type(value) is type(default) and value == default
 
 
-def _device_of(model: nn.Module) -> torch.device | None:
+def device_of(model: nn.Module) -> torch.device | None:
     """Return where a model is; None where it is at several devices, or has no tensors."""
     devices = {tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())}
     return devices.pop() if len(devices) == 1 else None

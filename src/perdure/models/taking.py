@@ -17,9 +17,9 @@ from perdure.models.execution import FrozenGraph
 from perdure.models.fingerprints import sources_of
 from perdure.models.proving import Example, Verdict, examine, prove
 from perdure.models.rebuilding import rebuild
-from perdure.models.recording import record
+from perdure.models.recording import device_of, record
 from perdure.models.tracing import trace
-from perdure.records import architecture, graph, proof, sources
+from perdure.records import architecture, graph, proof, sources, values
 from perdure.records.architecture import Architecture, TensorRef
 from perdure.records.graph import Graph
 from perdure.records.proof import Proof
@@ -47,7 +47,7 @@ class Taken:
     def record_classes(self, text: bool) -> None:
         """Write down the tree of modules, and where its code came from."""
         recorded = record(self._model, self._objects(), self._volatile_objects())
-        self._architecture = recorded.architecture
+        self._architecture = _loadable(recorded.architecture)
         self._code = recorded.code
         self._kept |= recorded.loose
         self.warnings += [f"left out: {thing}" for thing in recorded.architecture.left_out]
@@ -113,8 +113,7 @@ class Taken:
             return
         where = "what is to be saved"
         try:
-            device = next((tensor.device for tensor in self._model.parameters()), None)
-            rebuilt = rebuild(self._architecture, self._code, self._tensor, where, device)
+            rebuilt = rebuild(self._architecture, self._code, self._tensor, where, device_of(self._model))
             proof = self._proof if self._proof and not self._proof.missing else None
             verdict = examine(rebuilt, proof, self._kept.__getitem__, where) if proof else Verdict(True)
             reason = "" if verdict.holds else f"rebuilt from its data, {verdict.said}"
@@ -124,7 +123,8 @@ class Taken:
             self._architecture = msgspec.structs.replace(self._architecture, obstacles=(reason,))
 
     def _tensor(self, ref: TensorRef) -> torch.Tensor:
-        return (self._kept if ref.in_blob else self.captured.tensors)[ref.name].detach()
+        tensor = (self._kept if ref.in_blob else self.captured.tensors)[ref.name].detach()
+        return tensor.clone() if tensor.is_inference() else tensor  # which cannot be trained on
 
     def check(self) -> None:
         """See that the model can be loaded again in one form at least.
@@ -160,8 +160,20 @@ class Taken:
             (PROOF, self._proof, proof.encode),
             (SOURCES, self._sources, sources.encode),
         ]
-        packed = dict(pack(name, encode(part)) for name, part, encode in parts if part is not None)
+        contents = {name: encode(part) for name, part, encode in parts if part is not None}
+        for content in contents.values():
+            values.check_count(content)
+        packed = dict(pack(name, content) for name, content in contents.items())
         return {**packed, **self._buffers}
+
+
+def _loadable(found: Architecture) -> Architecture:
+    """Return an architecture, or where it has more values than are loaded again, one that says so alone."""
+    try:
+        values.check_count(architecture.encode(found))
+    except InputError as error:
+        return Architecture(obstacles=(*found.obstacles, str(error).removeprefix("saving: ")))
+    return found
 
 
 def _is_same(tensor: torch.Tensor, stored: torch.Tensor) -> bool:

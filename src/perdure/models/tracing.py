@@ -76,7 +76,6 @@ def trace(model: nn.Module, examples: Sequence[Example], *, dynamic: Any = None,
         dynamic: further free axes, as `torch.export` takes them: by the arguments' names or in their order, e.g.
             `{"x": {2: "height", 3: "width"}}`. The first axis of the tensors, and the second of integer ones of two
             axes, are free where the model allows it.
-
         taken: names that its constants must not get.
 
     Returns:
