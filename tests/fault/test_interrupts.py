@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import gc
 import io
 import os
 import random
@@ -522,3 +524,22 @@ def test_an_interrupt_at_any_line_of_a_crew_hangs_nothing() -> None:
     thread.start()
     thread.join(120)
     assert ended == ["all"]
+
+
+def test_threads_go_where_an_interrupt_came_before_they_could_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    from perdure.disk.crew import Crew
+
+    monkeypatch.setattr(Crew, "__exit__", interrupted)
+    before = _thread._count()  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt), Crew(3) as crew:
+        crew.submit(lambda: None)
+    assert _thread._count() >= before  # type: ignore[attr-defined]
+    del crew
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while _thread._count() > before and time.monotonic() < deadline:  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    assert _thread._count() == before  # type: ignore[attr-defined]

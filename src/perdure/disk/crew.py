@@ -24,23 +24,26 @@ class Crew:
     hands out a job does it.
     """
 
+    _n_threads = 0
+
     def __init__(self, n_threads: int) -> None:
         self._n_wanted = n_threads
-        self._n_threads = 0
-        self._jobs: SimpleQueue[tuple[Job, Outcome] | None] = SimpleQueue()
-        self._gone: list[int] = []
-        self._woken: SimpleQueue[None] = SimpleQueue()
-        self._stopping = False
+        self._work = _Work()
+
+    def __del__(self) -> None:
+        """Tell the threads to go, where an interrupt came before anything else could."""
+        for _ in range(self._n_threads):
+            self._work.jobs.put(None)
 
     def __enter__(self) -> Crew:
         try:
             for _ in range(self._n_wanted):
-                _thread.start_new_thread(self._work, ())
+                _thread.start_new_thread(self._work.run, ())
                 self._n_threads += 1
         except (RuntimeError, MemoryError):  # "can't start new thread"
             pass
         except BaseException:
-            self._jobs.put(None)  # for one that an interrupt kept from being counted
+            self._work.jobs.put(None)  # for one that an interrupt kept from being counted
             self.__exit__(None, None, None)
             raise
         return self
@@ -49,39 +52,23 @@ class Crew:
         """Hand out a job; where there is no thread, it is done before this returns, and its error raised here."""
         outcome: Outcome = SimpleQueue()
         if self._n_threads:
-            self._jobs.put((job, outcome))
+            self._work.jobs.put((job, outcome))
         else:
             job()
             outcome.put(None)
         return outcome
 
-    def _do(self, job: Job, outcome: Outcome) -> None:
-        try:
-            if not self._stopping:
-                job()
-        except BaseException as error:  # goes to whoever waits for the job
-            outcome.put(error)
-        else:
-            outcome.put(None)
-
-    def _work(self) -> None:
-        while (item := self._jobs.get()) is not None:
-            self._do(*item)
-            del item
-        self._gone.append(1)
-        self._woken.put(None)
-
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Wait until all threads are gone, however often that is interrupted; jobs not begun by then are left out."""
-        self._stopping = True
+        self._work.stopping = True
         interrupt: KeyboardInterrupt | None = None
         told = 0
-        while len(self._gone) < self._n_threads:
+        while len(self._work.gone) < self._n_threads:
             try:
                 while told < self._n_threads:
                     told += 1
-                    self._jobs.put(None)
-                self._woken.get(timeout=_POLL_SECONDS)
+                    self._work.jobs.put(None)
+                self._work.woken.get(timeout=_POLL_SECONDS)
             except Empty:
                 continue
             except KeyboardInterrupt as again:
@@ -89,6 +76,33 @@ class Crew:
                 told = 0  # one may have been counted and not told; to tell them too often does no harm
         if interrupt:
             raise interrupt
+
+
+class _Work:
+    """What the threads of a crew share. They do not hold the crew itself, so that it can be seen when that is given up."""
+
+    def __init__(self) -> None:
+        self.jobs: SimpleQueue[tuple[Job, Outcome] | None] = SimpleQueue()
+        self.gone: list[int] = []
+        self.woken: SimpleQueue[None] = SimpleQueue()
+        self.stopping = False
+
+    def run(self) -> None:
+        """Do jobs until told to go."""
+        while (item := self.jobs.get()) is not None:
+            self._do(*item)
+            del item
+        self.gone.append(1)
+        self.woken.put(None)
+
+    def _do(self, job: Job, outcome: Outcome) -> None:
+        try:
+            if not self.stopping:
+                job()
+        except BaseException as error:  # goes to whoever waits for the job
+            outcome.put(error)
+        else:
+            outcome.put(None)
 
 
 def finish(outcomes: Iterable[Outcome]) -> None:
