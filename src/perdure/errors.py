@@ -14,6 +14,7 @@
     │   ├── CorruptError             damaged: truncated, altered or inconsistent
     │   │   └── DigestError          whole in form, but the bytes are not those that were saved
     │   ├── LimitError               it asks for more than the limits allow
+    │   ├── UnsafeError              it would run something if it were unpickled; perdure ran nothing
     │   └── ProtocolError            written by a later perdure than this one
     ├── StorageError             the system refused: mend the system, then try again
     │   ├── MissingFileError         there is no such file or folder
@@ -94,6 +95,10 @@ class DigestError(CorruptError):
 
 class LimitError(FileError):
     """The file asks for more than the limits allow."""
+
+
+class UnsafeError(FileError):
+    """The file would run something if it were unpickled; nothing was run. The message names what it would call."""
 
 
 class ProtocolError(FileError):

@@ -1,0 +1,1 @@
+"""Files of other writers, read without running anything they hold; no torch."""
