@@ -17,8 +17,8 @@ from perdure.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from perdure import errors
-    from perdure.disk.checking import check
-    from perdure.disk.description import info
+    from perdure.foreign.checking import check
+    from perdure.foreign.description import info
     from perdure.models.annotating import annotate
     from perdure.models.loading import load
     from perdure.models.naming import register
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Weights": "perdure.weights.opening",
     "annotate": "perdure.models.annotating",
-    "check": "perdure.disk.checking",
-    "info": "perdure.disk.description",
+    "check": "perdure.foreign.checking",
+    "info": "perdure.foreign.description",
     "load": "perdure.models.loading",
     "load_checkpoint": "perdure.weights.checkpoints",
     "load_weights": "perdure.weights.loading",

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from perdure.cli.output import print_json, printable
-from perdure.disk.description import info
+from perdure.foreign.description import info
 from perdure.records.environment import Environment
 from perdure.records.names import fold, human_bytes, ranges
 from perdure.records.reports import Info, TensorSpec

@@ -13,15 +13,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
-import xxhash
-from blake3 import blake3
 
 from perdure.disk.crew import run_in_threads
+from perdure.disk.digests import Digesting, Expected
 from perdure.disk.memory import PAGE_BYTES, allocate
 from perdure.disk.sources import ByteSource
 from perdure.disk.stored import StoredFile
 from perdure.errors import DigestError
-from perdure.records.manifest import TensorRecord
 
 ARENA_BYTES = 64 * 2**20
 BLOCK_BYTES = 4 * 2**20
@@ -56,10 +54,9 @@ class Slot(msgspec.Struct, frozen=True, gc=False):
 class Check:
     """Compares a tensor that is read in several blocks with its digests, in order, by whichever thread comes next."""
 
-    def __init__(self, want: Want, record: TensorRecord, full: bool) -> None:
-        self._want, self._record = want, record
-        self._checksum = xxhash.xxh3_128()
-        self._identity = blake3() if full else None
+    def __init__(self, want: Want, expected: Expected, full: bool) -> None:
+        self._want = want
+        self._digesting = Digesting(expected, full)
         self._lock = threading.Lock()
         self._waiting: dict[int, memoryview] = {}
         self._next = 0
@@ -79,41 +76,34 @@ class Check:
                     self._busy = False
                     return
                 self._next += 1
-            self._checksum.update(due)
-            if self._identity:
-                self._identity.update(due)
+            self._digesting.update(due)
 
     def finish(self) -> None:
         """Raise the error that is due, once all blocks are in."""
-        identity = self._identity.hexdigest() if self._identity else None
-        _compare(self._want, self._record, self._checksum.hexdigest(), identity)
+        _refuse_damaged(self._want, self._digesting.fault())
 
 
 class Whole(msgspec.Struct, frozen=True, gc=False):
     """A tensor that is read in one block, as most are, and what it is compared with."""
 
     want: Want
-    record: TensorRecord
+    expected: Expected
     full: bool
     view: memoryview
 
     def check(self) -> None:
         """Raise the error that is due."""
-        identity = blake3(self.view).hexdigest() if self.full else None
-        _compare(self.want, self.record, xxhash.xxh3_128_hexdigest(self.view), identity)
+        digesting = Digesting(self.expected, self.full)
+        digesting.update(self.view)
+        _refuse_damaged(self.want, digesting.fault())
 
 
-def _compare(want: Want, record: TensorRecord, checksum: str, identity: str | None) -> None:
-    if checksum != record.xxh3:
-        kind = "checksum (XXH3-128)"
-    elif identity is not None and identity != record.blake3:
-        kind = "digest (BLAKE3)"
-    else:
-        return
-    raise DigestError(
-        f"reading {want.file.where}: tensor {want.name!r} is damaged, its {kind} is not the one that was saved. "
-        f"Restore the file from a copy; `perdure check` lists every damaged tensor."
-    )
+def _refuse_damaged(want: Want, kind: str) -> None:
+    if kind:
+        raise DigestError(
+            f"reading {want.file.where}: tensor {want.name!r} is damaged, its {kind} is not the one that was saved. "
+            f"Restore the file from a copy; `perdure check` lists every damaged tensor."
+        )
 
 
 class Block(NamedTuple):
@@ -227,13 +217,13 @@ def _blocks(wants: list[Want], slots: dict[str, Slot], checks: list[Check], veri
     full = verify == "full"
     for want in wants:
         source, position, slot = want.file.source, want.position, slots[want.name]
-        record = want.file.record(want.name) if verify else None
+        expected = want.file.expected(want.name) if verify else None
         if not want.n_bytes:
-            if record:
-                Whole(want, record, full, memoryview(b"")).check()
+            if expected:
+                Whole(want, expected, full, memoryview(b"")).check()
             continue
         steps = _steps(want)
-        check = Check(want, record, full) if record and len(steps) > 1 else None
+        check = Check(want, expected, full) if expected and len(steps) > 1 else None
         if check:
             checks.append(check)
         for number, (start, length) in enumerate(steps):
@@ -245,12 +235,12 @@ def _blocks(wants: list[Want], slots: dict[str, Slot], checks: list[Check], veri
                 stretch = _Stretch(source, slot.memory, position + start)
             begin = slot.offset + start
             stretch.add(begin, length)
-            if record:
+            if expected:
                 view = arena[begin : begin + length]
                 if check:
                     stretch.parts.append((check, number, view))
                 else:
-                    stretch.wholes.append(Whole(want, record, full, view))
+                    stretch.wholes.append(Whole(want, expected, full, view))
     if stretch:
         yield stretch.block(arena)
 

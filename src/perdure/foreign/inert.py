@@ -71,11 +71,13 @@ class Storage:
         source: where the bytes are, as a little-endian machine has them in memory.
         position: where they begin in it.
         n_bytes: how many they are; a reader has seen that the source has them.
+        crc32: their CRC-32, where the file keeps one.
     """
 
     source: ByteSource
     position: int
     n_bytes: int
+    crc32: int | None = None
 
 
 @dataclasses.dataclass(eq=False, frozen=True)

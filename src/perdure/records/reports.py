@@ -163,6 +163,11 @@ class Info:
         drift: for a loaded model, the classes whose code has changed since it was saved.
         notes: the notes that were saved, as they were given; None where there are none.
         volatile: the buffers that are not persistent, which are no tensors of the file.
+        format: what kind of file it is: `"safetensors"`, `"torch zip archive"`, `"GGUF"`, …
+        classes: of a whole model that was pickled, the class of each module by its name.
+        facts: what a file of another kind says about itself, such as the metadata of a GGUF file.
+        prefix: the keys that lead to its state dict in a checkpoint.
+        rest: what a checkpoint holds beside, in outline.
     """
 
     path: str
@@ -181,6 +186,11 @@ class Info:
     drift: tuple[str, ...] = ()
     notes: Any = None
     volatile: tuple[TensorSpec, ...] = ()
+    format: str = "safetensors"
+    classes: dict[str, str] = dataclasses.field(default_factory=dict)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    rest: Any = None
 
     @property
     def n_parameters(self) -> int:

@@ -10,14 +10,14 @@ import torch
 
 from perdure.disk.blobs import unpack
 from perdure.disk.sources import BytesSource
-from perdure.disk.stored import Stored
+from perdure.disk.stored import Stored, StoredTensors
 from perdure.errors import CorruptError
 from perdure.records import values
 from perdure.weights.aliases import relate
 from perdure.weights.capture import EXTRA_STATE
 from perdure.weights.matching import Kinds
 from perdure.weights.nested import TensorRestorer, names_in
-from perdure.weights.opening import Weights, prefix_start
+from perdure.weights.opening import Weights
 from perdure.weights.placing import on_its_own
 from perdure.weights.restoring import Restorer
 
@@ -39,10 +39,10 @@ class Incoming:
         extras: the extra states that are no tensors, encoded, by their key.
     """
 
-    def __init__(self, stored: Stored, prefix: str | None, verify: str | bool) -> None:
+    def __init__(self, stored: StoredTensors, prefix: str | None, verify: str | bool) -> None:
         self.where, self.manifest, self._stored, self._verify = stored.where, stored.manifest, stored, verify
-        self._start = prefix_start(prefix)
         weights = Weights(stored, prefix=prefix)
+        self._start = weights.name_start
         self._restorer = weights.restorer
         self.extras = self._find_extras()
         inner = {name for value in self.extras.values() for name in names_in(value)}
@@ -56,7 +56,7 @@ class Incoming:
 
     def versions(self) -> dict[str, dict[str, Any]]:
         """Return the file's `state_dict._metadata`."""
-        found: dict[str, dict[str, Any]] = {}
+        found = self._stated_versions()
         for group in self.manifest.versions if self.manifest else ():
             entry = values.decode(group.metadata, self.where)
             if type(entry) is not dict or not isinstance(entry.get("version"), int | None):
@@ -65,6 +65,15 @@ class Incoming:
                 if f"{module}.".startswith(self._start):
                     found[f"{module}."[len(self._start) :].rstrip(".")] = entry
         return found
+
+    def _stated_versions(self) -> dict[str, dict[str, Any]]:
+        """Return the versions that another writer's state dict has; what is no version is left out."""
+        return {
+            f"{module}."[len(self._start) :].rstrip("."): {"version": entry["version"]}
+            for module, entry in self._stored.versions.items()
+            if isinstance(module, str) and f"{module}.".startswith(self._start)
+            if isinstance(entry, dict) and type(entry.get("version")) is int
+        }
 
     def read(self, names: Iterable[str]) -> Arrived:
         """Read tensors into memory of their own, verified; what was tied in the file shares memory."""

@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from perdure.disk.stored import Stored, with_stored
+from perdure.disk.stored import StoredTensors
 from perdure.errors import DigestError, InputError
+from perdure.foreign.opening import with_any
 from perdure.records.reports import LoadReport
 from perdure.weights.dtypes import can_cast, kind_of
 from perdure.weights.incoming import Incoming
@@ -84,7 +85,7 @@ def load_weights(
     where_to = None if device is None else usable_device(device)
     checked: Verify = "full" if digest is not None else verify
 
-    def use(stored: Stored) -> LoadReport:
+    def use(stored: StoredTensors) -> LoadReport:
         check_pinned(stored, digest)
         _check_mode(stored, mode)
         _warn_unsealed(stored)
@@ -99,7 +100,7 @@ def load_weights(
         log_differences(stored.where, report.differences)
         return report
 
-    return with_stored(path, use, sealed=verify is not False)
+    return with_any(path, use, sealed=verify is not False)
 
 
 def log_differences(where: str, differences: Sequence[str]) -> None:
@@ -137,7 +138,7 @@ def usable_device(device: torch.device | str | int) -> torch.device:
     return torch.empty(0, device=found).device if found.type != "cpu" and found.index is None else found
 
 
-def check_pinned(stored: Stored, digest: str | None) -> None:
+def check_pinned(stored: StoredTensors, digest: str | None) -> None:
     """See that a file is the one whose root digest the caller knows.
 
     Raises:
@@ -150,14 +151,14 @@ def check_pinned(stored: Stored, digest: str | None) -> None:
         )
 
 
-def _check_mode(stored: Stored, mode: Mode) -> None:
+def _check_mode(stored: StoredTensors, mode: Mode) -> None:
     if mode == "saved" and (stored.manifest is None or stored.manifest.training is None):
         raise InputError(
             f"loading {stored.where}: it does not say which modules were in train mode. Give another mode."
         )
 
 
-def _warn_unsealed(stored: Stored) -> None:
+def _warn_unsealed(stored: StoredTensors) -> None:
     if stored.manifest is None and any(key.startswith("perdure") for key in stored.metadata):
         log.warning(
             "%s: the header does not match its digest; it is read as plain weights, without ties.", stored.where
@@ -261,7 +262,7 @@ def _is_plain(kind: type[nn.Module]) -> bool:
     return not own_mode and kind.__setattr__ is nn.Module.__setattr__
 
 
-def _set_mode(model: nn.Module, modules: Modules, stored: Stored, prefix: str | None, mode: Mode) -> None:
+def _set_mode(model: nn.Module, modules: Modules, stored: StoredTensors, prefix: str | None, mode: Mode) -> None:
     plain = all(_is_plain(type(module)) for _, module in modules)
     if mode in ("eval", "train"):
         if not plain:

@@ -15,24 +15,34 @@ import torch
 
 from perdure.disk.memory import address_of, allocate
 from perdure.disk.reading import ALIGNMENT, read, want
-from perdure.disk.stored import Stored, StoredFile
+from perdure.disk.sources import ByteSource
+from perdure.disk.stored import StoredFile, StoredTensors
 from perdure.errors import InputError, MissingTensorError
+from perdure.foreign.opening import open_stored
+from perdure.foreign.placed import ForeignStored
 from perdure.records import values
 from perdure.records.environment import Environment
 from perdure.records.manifest import Manifest
 from perdure.records.reports import TensorSpec
 from perdure.weights.restoring import Restorer, from_memory
 from perdure.weights.storing import copied
+from perdure.weights.thawing import thaw
 
 Origin = str | os.PathLike[str] | bytes | BinaryIO
 
 
 def open(origin: Origin, *, prefix: str | None = None, map: bool = True) -> Weights:
-    """Open a saved model: any safetensors file, or a folder of shards. Only headers are read, and checked completely.
+    """Open the weights of a file of any kind, told by what it holds. Only headers are read, and nothing in it is run.
+
+    safetensors files, and folders of their shards · what `torch.save` wrote, in the formats of all versions: state dicts,
+    checkpoints with other things beside, whole models whose classes need not exist · TorchScript, `.pt2` · folders of
+    `torch.distributed.checkpoint` and of sharded `.bin` files · `.npz`, `.npy` · GGUF, whose blocks become float32.
 
     Args:
         origin: a path, the bytes of a file, or a seekable binary file.
-        prefix: show only the tensors whose names begin with it and a dot, and leave it out of their names.
+        prefix: show only the tensors whose names begin with it and a dot, and leave it out of their names. In a checkpoint
+            the keys that lead to a state dict are such a beginning too: `"ema"`, `"state_dict.model"`. Without it the
+            evident state dict is taken (under `state_dict`, `model`, …); where several are, all, under those keys.
         map: map files copy-on-write where that is fast: reading costs nothing until a tensor is touched, and writing to
             a tensor never reaches the file. A mapped file that somebody cuts short kills the process when the missing
             part is touched (SIGBUS); with False, tensors are read into memory, and their checksums verified. Files on
@@ -42,7 +52,9 @@ def open(origin: Origin, *, prefix: str | None = None, map: bool = True) -> Weig
         A mapping from names to tensors, which is also a context manager.
 
     Raises:
-        CorruptError: the header breaks a rule of the format, or does not match its digest.
+        FormatError: it is of no kind that is read.
+        CorruptError: the file breaks a rule of its format, or does not match its digest.
+        UnsafeError: a pickle that would run something.
         ProtocolError: a later perdure wrote it.
         MissingFileError, StorageError: the system has no such file, or refused.
 
@@ -50,7 +62,7 @@ def open(origin: Origin, *, prefix: str | None = None, map: bool = True) -> Weig
         >>> with perdure.open("weights.safetensors") as weights:
         ...     print(weights["fc.weight"].shape)
     """
-    return Weights(Stored(origin), prefix=prefix, map=map)
+    return Weights(open_stored(origin), prefix=prefix, map=map)
 
 
 def prefix_start(prefix: str | None) -> str:
@@ -76,16 +88,18 @@ class Weights(Mapping[str, torch.Tensor]):
         digest: the root digest; empty where there is none.
     """
 
-    def __init__(self, stored: Stored, *, prefix: str | None = None, map: bool = True) -> None:
+    def __init__(self, stored: StoredTensors, *, prefix: str | None = None, map: bool = True) -> None:
+        prefix_start(prefix)
+        left = stored.select(prefix)
         self._stored = stored
         self._restorer = Restorer(stored)
         self._map = map
-        self._maps: dict[str, mmap.mmap | None] = {}
+        self._maps: dict[ByteSource, mmap.mmap | None] = {}
         self._copies: weakref.WeakValueDictionary[str, mmap.mmap] = weakref.WeakValueDictionary()
         self._offsets: dict[str, int] = {}
-        start = prefix_start(prefix)
+        start = self._start = prefix_start(left)
         self._names = {name[len(start) :]: name for name in self._restorer.names() if name.startswith(start)}
-        if prefix and not self._names:
+        if left and not self._names:
             raise MissingTensorError(f"reading {stored.where}: no tensor's name begins with {start!r}.")
 
     @property
@@ -109,6 +123,35 @@ class Weights(Mapping[str, torch.Tensor]):
     @property
     def digest(self) -> str:
         return self._stored.digest
+
+    @property
+    def format(self) -> str:
+        """What kind of file it is, for people: `safetensors`, `torch zip archive`."""
+        return self._stored.format
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """The class of each module by its name, where a whole model was pickled; none of them is imported."""
+        stored = self._stored
+        return dict(stored.state.classes) if isinstance(stored, ForeignStored) else {}
+
+    @cached_property
+    def extra(self) -> Any:
+        """What the file holds beside the state dict (epoch, optimizer, hyperparameters), as plain data with tensors.
+
+        Numbers, text, lists, dicts, tensors, NumPy arrays; None where there is nothing else. Objects of classes stay records
+        that name the class (`.what`) and its arguments and attributes (`.args`, `.state`); plain namespaces are dicts.
+        """
+        stored = self._stored
+        if not isinstance(stored, ForeignStored):
+            return None
+        names = stored.name_of
+        return thaw(stored.state.rest, lambda record: self._restorer.derive(names[id(record)], self._fetch), self.path)
+
+    @property
+    def name_start(self) -> str:
+        """How the names in the file begin that are meant here."""
+        return self._start
 
     @property
     def restorer(self) -> Restorer:
@@ -214,12 +257,12 @@ class Weights(Mapping[str, torch.Tensor]):
         return from_memory(memory, self._offsets[name], dtype, shape)
 
     def _mapping(self, file: StoredFile) -> mmap.mmap | None:
-        key = file.where
-        if key not in self._maps:
-            mapped = file.source.map() if self._map and file.source.prefers_mapping else None
+        source = file.source
+        if source not in self._maps:
+            mapped = source.map() if self._map and source.prefers_mapping else None
             assert mapped is None or address_of(mapped) % ALIGNMENT == 0
-            self._maps[key] = mapped
-        return self._maps[key]
+            self._maps[source] = mapped
+        return self._maps[source]
 
     def close(self) -> None:
         """Close the files; tensors that were handed out stay valid."""

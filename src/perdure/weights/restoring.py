@@ -10,7 +10,7 @@ import torch
 
 from perdure.disk.consistency import check_alias
 from perdure.disk.reading import read, want
-from perdure.disk.stored import Stored, StoredFile
+from perdure.disk.stored import StoredFile, StoredTensors
 from perdure.errors import CorruptError, MissingTensorError, ProtocolError
 from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import Alias, Composed
@@ -45,12 +45,11 @@ def from_memory(memory: mmap.mmap, offset: int, dtype: torch.dtype, shape: tuple
 class Restorer:
     """Turns the bytes of a saved model into tensors: stored ones as they are, others derived from them."""
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: StoredTensors) -> None:
         require_little_endian(f"reading {stored.where}")
         self.stored = stored
-        self._manifest = stored.manifest
-        self._aliases = stored.manifest.aliases if stored.manifest else {}
-        self._composed = stored.manifest.composed if stored.manifest else {}
+        self._aliases = stored.aliases
+        self._composed = stored.composed
         self._types: dict[str, Type] = {}
 
     @property
@@ -61,8 +60,10 @@ class Restorer:
     def names(self) -> tuple[str, ...]:
         """Return the names that the saver knew: stored tensors that are no parts of others, then derived ones."""
         parts = {part for composed in self._composed.values() for part in composed.parts.values()}
-        plain = tuple(name for name in self.stored.names if name not in parts) if parts else self.stored.names
-        return (*plain, *self._aliases, *self._composed)
+        names = (*self.stored.names, *self._aliases, *self._composed)
+        if not parts and not self.stored.hidden:
+            return names
+        return tuple(name for name in names if name not in parts and name not in self.stored.hidden)
 
     def stored_type(self, name: str) -> Type:
         """Return type and shape of a stored tensor as PyTorch has it."""
@@ -91,7 +92,7 @@ class Restorer:
     def _values_type(self, composed: Composed) -> str:
         if "values" not in composed.parts:
             raise CorruptError(f"reading {self.stored.where}: a tensor of layout {composed.layout!r} has no values.")
-        return short_name(self.stored_type(composed.parts["values"])[0])
+        return self.type_of(composed.parts["values"])[0]
 
     def spec(self, name: str) -> TensorSpec:
         """Describe a tensor from the headers alone."""
@@ -113,7 +114,8 @@ class Restorer:
         if name in self._aliases:
             return (self._aliases[name].of,)
         if name in self._composed:
-            return tuple(self._composed[name].parts.values())
+            parts = self._composed[name].parts.values()
+            return tuple(dict.fromkeys(source for part in parts for source in self.sources(part)))
         raise MissingTensorError(f"reading {self.stored.where}: there is no tensor {name!r}.")
 
     def sharing(self, origins: Mapping[str, str]) -> set[str]:
@@ -135,7 +137,7 @@ class Restorer:
         if name in self._aliases:
             return _alias(name, self._aliases[name], fetch, self.stored.where)
         if name in self._composed:
-            return _compose(name, self._composed[name], fetch, self.stored.where)
+            return _compose(name, self._composed[name], lambda part: self.derive(part, fetch), self.stored.where)
         return fetch(name)
 
     def read(self, names: Iterable[str], verify: str | bool, *, laid_out: bool = False) -> dict[str, torch.Tensor]:
@@ -176,17 +178,17 @@ def _laid_out(tensor: torch.Tensor, axes: tuple[int, ...], where: str) -> torch.
 
 
 def _type_in(file: StoredFile, name: str) -> Type:
-    entry, record = file.header.entries[name], file.record(name)
-    if record is None or not record.dtype:
+    entry, encoded = file.header.entries[name], file.encoded_type(name)
+    if not encoded:
         return from_stored(entry.dtype, file.where), torch_shape(entry.dtype, entry.shape, file.where)
-    dtype = by_name(record.dtype, file.where)
-    if record.dtype not in ENCODED_BYTES:
+    dtype = by_name(encoded, file.where)
+    if encoded not in ENCODED_BYTES:
         raise ProtocolError(
-            f"reading {file.where}: tensor {name!r} is of the type {record.dtype!r}, which this perdure does not know. "
+            f"reading {file.where}: tensor {name!r} is of the type {encoded!r}, which this perdure does not know. "
             f"Upgrade perdure."
         )
     if not entry.shape or entry.shape[-1] != dtype.itemsize:
-        raise CorruptError(f"reading {file.where}: tensor {name!r} does not have the bytes of {record.dtype}.")
+        raise CorruptError(f"reading {file.where}: tensor {name!r} does not have the bytes of {encoded}.")
     return dtype, entry.shape[:-1]
 
 

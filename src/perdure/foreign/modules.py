@@ -1,0 +1,97 @@
+"""Whole models that were pickled: their modules are walked, as data, to a state dict and the names of their classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from perdure.errors import CorruptError, LimitError
+from perdure.foreign.inert import ComposedTensor, Made, Tensor
+
+MAX_MODULES = 1_000_000
+_TENSORS = (Tensor, ComposedTensor)
+
+
+@dataclasses.dataclass
+class Walked:
+    """What a walk found: tensors and their roles by name, and the class of each module by its name."""
+
+    tensors: dict[str, Tensor | ComposedTensor] = dataclasses.field(default_factory=dict)
+    roles: dict[str, str] = dataclasses.field(default_factory=dict)
+    classes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def is_module(value: object) -> bool:
+    """Tell whether a value is a pickled `nn.Module`, or one of TorchScript."""
+    return isinstance(value, Made) and isinstance(value.state, dict) and (_is_plain(value) or is_script(value))
+
+
+def _is_plain(value: Made) -> bool:
+    return all(isinstance(value.state.get(key), dict) for key in ("_parameters", "_buffers", "_modules"))
+
+
+def is_script(value: object) -> bool:
+    """Tell whether a value is an object of TorchScript, whose attributes are parameters, buffers and modules alike."""
+    return isinstance(value, Made) and getattr(value.what, "module", "").startswith("__torch__")
+
+
+def walk(model: Made, where: str, start: str = "") -> Walked:
+    """Walk a model's modules; a module at several places has its tensors at each.
+
+    Args:
+        model: what `is_module` tells to be one.
+        where: names the file in messages.
+        start: how the names begin.
+
+    Raises:
+        CorruptError: a module contains itself, or a name in it is no name.
+        LimitError: there are more modules than any model has.
+    """
+    walked = Walked()
+    waiting: list[tuple[str, Made, tuple[int, ...]]] = [(start, model, ())]
+    while waiting:
+        prefix, module, above = waiting.pop()
+        if id(module) in above:
+            raise CorruptError(f"reading {where}: the module {prefix[:100]!r} contains itself.")
+        if len(walked.classes) >= MAX_MODULES or len(walked.tensors) >= MAX_MODULES or len(above) > 200:
+            raise LimitError(f"reading {where}: it has more modules, or deeper ones, than any model.")
+        walked.classes[prefix.rstrip(".")] = str(module.what)
+        for key, tensor, role in _own(module):
+            _check_name(key, prefix, where)
+            walked.tensors[prefix + key] = tensor
+            walked.roles[prefix + key] = role
+        inner = list(_children(module))
+        for key, child in reversed(inner):
+            _check_name(key, prefix, where)
+            waiting.append((f"{prefix}{key}.", child, (*above, id(module))))
+    return walked
+
+
+def _check_name(key: object, prefix: str, where: str) -> None:
+    if not isinstance(key, str):
+        raise CorruptError(f"reading {where}: the module {prefix[:100]!r} has the name {str(key)[:40]!r}, which is no text.")
+
+
+def _own(module: Made) -> Iterator[tuple[str, Tensor | ComposedTensor, str]]:
+    """Give the tensors of a module itself, as `state_dict` would."""
+    state = module.state
+    if not _is_plain(module):
+        for key, value in state.items():
+            if isinstance(value, _TENSORS):
+                yield key, value, ("parameter" if value.requires_grad else "")
+        return
+    volatile = state.get("_non_persistent_buffers_set", ())
+    for key, value in state["_parameters"].items():
+        if isinstance(value, _TENSORS):
+            yield key, value, "parameter"
+    for key, value in state["_buffers"].items():
+        if isinstance(value, _TENSORS) and not (isinstance(volatile, set | list | tuple) and key in volatile):
+            yield key, value, "buffer"
+
+
+def _children(module: Made) -> Iterator[tuple[str, Made]]:
+    inner = module.state["_modules"] if _is_plain(module) else module.state
+    for key, child in inner.items():
+        if is_module(child):
+            yield key, child

@@ -1,0 +1,151 @@
+"""Files of every kind are opened by what they hold, not by how they are called; folders by what lies in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from perdure.disk.faults import enough_memory, translated
+from perdure.disk.sources import ByteSource, open_source, usable_path
+from perdure.disk.stored import Stored, StoredTensors, with_stored
+from perdure.errors import FormatError, UnsafeError
+from perdure.foreign.gguf import read_gguf
+from perdure.foreign.inert import Content, Use
+from perdure.foreign.numpy_files import read_npy, read_npz
+from perdure.foreign.pickles import read_pickle
+from perdure.foreign.placed import ForeignStored
+from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
+from perdure.foreign.torch_zip import folder_of, read_torch_zip
+from perdure.foreign.verdicts import DANGEROUS, judge
+from perdure.foreign.zips import read_zip
+
+T = TypeVar("T")
+_FIRST_BYTES = 512
+
+
+def open_stored(origin: object, *, sealed: bool = True) -> StoredTensors:
+    """Open the tensors of a file or a folder of any kind that is read, headers alone, without running anything.
+
+    Args:
+        origin: a path, bytes, or a seekable binary file.
+        sealed: see `disk.stored.Stored`.
+
+    Raises:
+        FormatError: of no kind that is read.
+        CorruptError: damaged, or made to deceive.
+        UnsafeError: unpickling it would run something.
+        MissingFileError, StorageError: the system has no such file, or refused.
+    """
+    folder = _folder(origin)
+    if folder is not None:
+        return _open_folder(folder, sealed)
+    source = open_source(origin)
+    try:
+        if not is_foreign(source):
+            return Stored(source, sealed=sealed)
+        uses: list[Use] = []
+        return _placed(read_content(source, uses), uses, source.where)
+    except BaseException:
+        source.close()
+        raise
+
+
+def with_any(origin: object, use: Callable[[StoredTensors], T], *, sealed: bool = True) -> T:
+    """Open a file of any kind, use it and close it; see `disk.stored.with_stored`."""
+    return with_stored(origin, use, partial(open_stored, sealed=sealed))
+
+
+def _folder(origin: object) -> Path | None:
+    """Return the path of a folder, or of the index of one."""
+    if not isinstance(origin, str | os.PathLike):
+        return None
+    path = usable_path(origin)
+    with translated("reading", str(path)):
+        return path if path.is_dir() or path.name.endswith(".index.json") else None
+
+
+def _open_folder(path: Path, sealed: bool) -> StoredTensors:
+    return Stored(path, sealed=sealed)
+
+
+def _placed(content: Content, uses: list[Use], where: str) -> ForeignStored:
+    refuse_dangerous(uses, where)
+    with enough_memory(where):
+        return ForeignStored(content, where)
+
+
+def refuse_dangerous(uses: list[Use], where: str) -> None:
+    """Refuse a file that would run something.
+
+    Raises:
+        UnsafeError: naming what it would call.
+    """
+    found = [finding for finding in judge(uses) if finding.severity == DANGEROUS]
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        said = "; ".join(finding.sentence for finding in found[:3])
+        raise UnsafeError(
+            f"reading {where}: unpickling it would run code: {said}{more}. Nothing was run, and nothing of it is used. Take "
+            f"the file from somebody you trust; `perdure check` lists all that it names."
+        )
+
+
+def is_foreign(source: ByteSource) -> bool:
+    """Tell a file of another kind from a safetensors file, and from what is none at all."""
+    return _kind(source.read(0, min(_FIRST_BYTES, source.n_bytes))) is not None
+
+
+def read_content(source: ByteSource, uses: list[Use]) -> Content:
+    """Read a file of another kind than safetensors.
+
+    Args:
+        source: the file.
+        uses: receives what its pickles name, also where reading fails.
+
+    Raises:
+        FormatError, CorruptError, LimitError: as `open_stored`.
+    """
+    read = _kind(source.read(0, min(_FIRST_BYTES, source.n_bytes)))
+    assert read is not None
+    with enough_memory(source.where):
+        return read(source, uses)
+
+
+_Read = Callable[[ByteSource, list[Use]], Content]
+
+
+def _kind(first: bytes) -> _Read | None:
+    """Tell from a file's first bytes which reader takes it."""
+    if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _read_zip
+    if first.startswith(b"GGUF"):
+        return lambda source, uses: read_gguf(source, source.where)
+    if first.startswith(b"\x93NUMPY"):
+        return lambda source, uses: read_npy(source, source.where)
+    if first[257:262] == b"ustar":
+        return _read_tar
+    if is_torch_legacy(first):
+        return read_torch_legacy
+    if len(first) > 1 and first[0] == 0x80 and first[1] <= 5:
+        return read_pickle
+    return None
+
+
+def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
+    archive = read_zip(source, source.where)
+    folder = folder_of(archive)
+    if folder is not None:
+        return read_torch_zip(archive, folder, source.where, uses)
+    if archive.members and all(name.endswith(".npy") for name in archive.members):
+        return read_npz(archive, source.where)
+    raise FormatError(
+        f"reading {source.where}: a zip archive of no kind that is read (torch.save, TorchScript, .pt2, .npz); it holds "
+        f"{', '.join(list(archive.members)[:5]) or 'nothing'}."
+    )
+
+
+def _read_tar(source: ByteSource, uses: list[Use]) -> Content:
+    raise FormatError(f"reading {source.where}: a tar archive.")

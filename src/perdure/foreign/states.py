@@ -1,0 +1,229 @@
+"""Where the state dict is in what a file holds: a mapping of tensors, a part of a checkpoint, or a whole model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from perdure.errors import CorruptError, LimitError, MissingTensorError
+from perdure.foreign.inert import ComposedTensor, Made, Ordered, Tensor
+from perdure.foreign.modules import is_module, walk
+
+AnyTensor = Tensor | ComposedTensor
+
+MAIN = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "model_state", "state")
+"""What people call the state dict of a checkpoint; the first one that is there is it."""
+
+MAX_NAMES = 4_000_000
+MAX_DEPTH = 100
+_AVERAGES = ("ema", "averaged", "swa")
+
+
+@dataclasses.dataclass
+class State:
+    """A state dict and what else a file holds.
+
+    Attributes:
+        tensors: by name.
+        rest: the nesting without them; None where there is nothing else.
+        versions: its `_metadata`, by module.
+        classes: of a whole model, the class of each module by its name.
+        path: the keys that lead to it.
+        roles: `"parameter"` or `"buffer"`, where that is known.
+    """
+
+    tensors: dict[str, AnyTensor]
+    rest: Any = None
+    versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classes: dict[str, str] = dataclasses.field(default_factory=dict)
+    path: tuple[str, ...] = ()
+    roles: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def find_state(value: Any, where: str) -> State:
+    """Find the state dict of a file; where several stand side by side, all are it, under the names of their places.
+
+    Raises:
+        LimitError: the nesting has more tensors than any file has.
+    """
+    path = _evident(value)
+    found = _state_at(_follow(value, path), where)
+    found.rest = _without(value, path, found.rest)
+    found.path = path
+    return found
+
+
+def state_under(value: Any, prefix: str, where: str) -> tuple[State, str] | None:
+    """Find the state dict that a prefix leads to; gives it with what is left of the prefix, or None where there is none.
+
+    Raises:
+        LimitError: as `find_state`.
+    """
+    parts = prefix.rstrip(".").split(".")
+    path: list[str] = []
+    while parts and isinstance(value, dict):
+        taken = next((n for n in range(1, len(parts) + 1) if _is_group(value.get(".".join(parts[:n])))), 0)
+        if not taken:
+            break
+        path.append(".".join(parts[:taken]))
+        value, parts = value[path[-1]], parts[taken:]
+    if not path:
+        return None
+    found = _state_at(value, where)
+    found.path = tuple(path)
+    return found, ".".join(parts)
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, dict) or is_module(value)
+
+
+def _evident(value: Any) -> tuple[str, ...]:
+    """Return the keys that lead to what is evidently the state dict."""
+    path: tuple[str, ...] = ()
+    while type(value) in (dict, Ordered) and len(path) < MAX_DEPTH:
+        chosen = _main_of(value)
+        if chosen is None:
+            break
+        path += (chosen,)
+        value = value[chosen]
+    return path
+
+
+def _main_of(value: Mapping[Any, Any]) -> str | None:
+    """Return the key of a checkpoint under which its weights are; None where there is none, or several might be it."""
+    groups = [key for key, inner in value.items() if isinstance(key, str) and _leads_to_weights(inner)]
+    mains = [key for key in MAIN if key in groups]
+    if mains or _has_tensors(value) or len(value) == 1:
+        return mains[0] if mains else None
+    current = [key for key in groups if not any(word in key.lower() for word in _AVERAGES)] or groups
+    return current[0] if len(current) == 1 else None
+
+
+def _has_tensors(value: Mapping[Any, Any]) -> bool:
+    return any(isinstance(inner, AnyTensor) for inner in value.values())
+
+
+def _leads_to_weights(value: Any) -> bool:
+    """Tell whether something holds weights: a module, or a mapping with tensors; the state of an optimizer does not."""
+    if is_module(value):
+        return True
+    seen: set[int] = set()
+    waiting = [(value, 0)]
+    while waiting:
+        inner, depth = waiting.pop()
+        if type(inner) not in (dict, Ordered) or id(inner) in seen or depth > MAX_DEPTH or "param_groups" in inner:
+            continue
+        seen.add(id(inner))
+        texts = [content for key, content in inner.items() if isinstance(key, str)]
+        if any(isinstance(content, AnyTensor) or is_module(content) for content in texts):
+            return True
+        waiting += [(content, depth + 1) for content in texts]
+    return False
+
+
+def _state_at(value: Any, where: str) -> State:
+    """Take a value as a state dict."""
+    if isinstance(value, AnyTensor):
+        return State({"tensor": value})
+    if is_module(value):
+        walked = walk(value, where)
+        return State(walked.tensors, classes=walked.classes, roles=walked.roles)
+    state = State({})
+    if isinstance(value, Ordered) and isinstance(metadata := value.attributes.get("_metadata"), dict):
+        state.versions = metadata
+    counted = _Count(where)
+    if isinstance(value, dict):
+        state.rest = _take(value, "", state, counted, where, 0)
+    elif isinstance(value, list | tuple):
+        state.rest = _take(dict(enumerate(value)), "", state, counted, where, 0)
+    else:
+        state.rest = value
+    return state
+
+
+class _Count:
+    """Counts what was visited, and refuses what shares parts so often that it has no end."""
+
+    def __init__(self, where: str) -> None:
+        self._where, self._n = where, 0
+
+    def add(self, n: int) -> None:
+        self._n += n
+        if self._n > MAX_NAMES:
+            raise LimitError(f"reading {self._where}: it holds more than {MAX_NAMES} names of tensors and values.")
+
+
+def _take(value: Mapping[Any, Any], start: str, state: State, counted: _Count, where: str, depth: int) -> Any:
+    """Take the tensors of a mapping under names that begin with `start`; returns the mapping without them, or None."""
+    if depth > MAX_DEPTH:
+        raise LimitError(f"reading {where}: it is nested deeper than {MAX_DEPTH} levels, at {start[:100]!r}.")
+    counted.add(len(value) + 1)
+    rest: dict[Any, Any] = {}
+    for key, inner in value.items():
+        name = f"{start}{key}" if isinstance(key, str | int) else None
+        if name is not None and isinstance(inner, AnyTensor):
+            if name in state.tensors:
+                raise CorruptError(f"reading {where}: two of its tensors have the name {name[:200]!r}.")
+            state.tensors[name] = inner
+        elif name is not None and type(inner) in (dict, Ordered) and "param_groups" not in inner:
+            left = _take(inner, f"{name}.", state, counted, where, depth + 1)
+            if left is not None:
+                rest[key] = left
+        elif name is not None and is_module(inner):
+            walked = walk(inner, where, f"{name}.")
+            counted.add(len(walked.tensors))
+            state.tensors |= walked.tensors
+            state.classes |= walked.classes
+            state.roles |= walked.roles
+        else:
+            rest[key] = inner
+    return rest or None
+
+
+def _follow(value: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def _without(value: Any, path: tuple[str, ...], rest: Any) -> Any:
+    """Return a nesting in which `rest` stands for what the path leads to; nothing, if that is None."""
+    if not path:
+        return rest
+    outer = {key: inner for key, inner in value.items() if key != path[0]}
+    inner = _without(value[path[0]], path[1:], rest)
+    if inner is not None:
+        outer[path[0]] = inner
+    return outer or None
+
+
+def names_left(value: Any) -> Iterator[AnyTensor]:
+    """Give the tensors of a nesting, each once; what is nested in itself is gone through once."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if id(inner) in seen:
+            continue
+        if isinstance(inner, AnyTensor):
+            seen.add(id(inner))
+            yield inner
+        elif isinstance(inner, dict | list | tuple | Made):
+            seen.add(id(inner))
+            waiting.extend(_inside(inner))
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """Give what stands in a nesting, last first."""
+    if isinstance(value, Made):
+        yield from reversed([*value.args, *value.kwargs.values(), value.state, *value.appended])
+        yield from (part for pair in value.items for part in pair)
+    else:
+        yield from reversed(list(value.values()) if isinstance(value, dict) else value)
+
+
+def missing_under(prefix: str, where: str) -> MissingTensorError:
+    """Return the error for a prefix that leads to nothing."""
+    return MissingTensorError(f"reading {where}: no tensor's name begins with {prefix.rstrip('.') + '.'!r}.")

@@ -1,0 +1,100 @@
+"""What `torch.save` writes since PyTorch 1.6: a zip archive with a pickle and one member for each storage.
+
+TorchScript writes the same, with its code beside; nothing here reads that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from perdure.disk.faults import broken
+from perdure.foreign.byte_order import swapped
+from perdure.foreign.inert import Content, Storage, TypedStorage, Use
+from perdure.foreign.pickles import interpret
+from perdure.foreign.torch_storages import storage_id
+from perdure.foreign.zips import Archive, Member
+from perdure.records.dtypes import ENCODED_BYTES
+
+_MAX_NOTE_BYTES = 1000
+
+
+def folder_of(archive: Archive) -> str | None:
+    """Return the folder within an archive that `torch.save` wrote into, with its slash; None where there is none."""
+    found = [name for name in archive.members if name == "data.pkl" or name.endswith("/data.pkl")]
+    tops = [name for name in found if name.count("/") <= 1]
+    return tops[0].removesuffix("data.pkl") if len(tops) == 1 else None
+
+
+def read_torch_zip(archive: Archive, folder: str, where: str, uses: list[Use]) -> Content:
+    """Read an archive of `torch.save` or of TorchScript.
+
+    Args:
+        archive: it.
+        folder: where in it the pickle is.
+        where: names the file in messages.
+        uses: receives what the pickle names, also where reading fails.
+
+    Raises:
+        CorruptError: it contradicts itself.
+        UnsafeError, LimitError: as `interpret`.
+    """
+    facts = {name: note for name in ("version", "byteorder") if (note := _note(archive, folder + name))}
+    order = facts.get("byteorder", "little")
+    if order not in ("little", "big"):
+        raise broken(where, f"its byte order is {order[:20]!r}.")
+    storages = _Storages(archive, f"{folder}data/", where, swap=order == "big")
+    pickle = archive.members[f"{folder}data.pkl"]
+    value = _interpret(pickle, where, storages, uses)
+    code = tuple(name for name in archive.members if name.startswith(f"{folder}code/") and name.endswith(".py"))
+    kind = "TorchScript archive" if f"{folder}constants.pkl" in archive.members else "torch zip archive"
+    return Content(kind, value, code=code, facts=facts)
+
+
+def _interpret(pickle: Member, where: str, persistent: Callable[[Any], Any], uses: list[Use]) -> Any:
+    stop = pickle.position + pickle.n_bytes
+    found = interpret(pickle.source, pickle.position, stop, f"{where}, its data.pkl", persistent=persistent, uses=uses)
+    if found.end != stop:
+        raise broken(where, f"its pickle ends at byte {found.end - pickle.position} of {pickle.n_bytes}.")
+    return found.value
+
+
+def _note(archive: Archive, name: str) -> str:
+    """Return a short text member; empty where there is none."""
+    member = archive.members.get(name)
+    if member is None or member.n_bytes > _MAX_NOTE_BYTES:
+        return ""
+    return member.source.read(member.position, member.n_bytes).decode("ascii", "replace").strip()
+
+
+class _Storages:
+    """Gives the storage that a persistent id stands for: the same one for the same key."""
+
+    def __init__(self, archive: Archive, folder: str, where: str, *, swap: bool) -> None:
+        self._members, self._folder, self._where, self._swap = archive.members, folder, where, swap
+        self._made: dict[str, tuple[Storage, str]] = {}
+
+    def __call__(self, pid: Any) -> TypedStorage:
+        wanted = storage_id(pid, self._where)
+        if wanted.key not in self._made:
+            self._made[wanted.key] = self._make(wanted.key, wanted.dtype, wanted.n_elements), wanted.dtype
+        storage, dtype = self._made[wanted.key]
+        if wanted.n_elements * ENCODED_BYTES[wanted.dtype] > storage.n_bytes or (self._swap and dtype != wanted.dtype):
+            raise broken(self._where, f"its pickle contradicts itself on the storage {wanted.key[:40]!r}.")
+        return TypedStorage(storage, wanted.dtype)
+
+    def _make(self, key: str, dtype: str, n_elements: int) -> Storage:
+        member = self._members.get(self._folder + key)
+        if member is None:
+            raise broken(self._where, f"its pickle names the storage {key[:40]!r}, but it has no {self._folder}{key[:40]}.")
+        item_bytes = ENCODED_BYTES[dtype]
+        if member.n_bytes != n_elements * item_bytes:
+            raise broken(
+                self._where,
+                f"its storage {key[:40]!r} should take {n_elements * item_bytes} bytes and takes {member.n_bytes}.",
+            )
+        if self._swap and item_bytes > 1:
+            return swapped(member.source, member.position, member.n_bytes, item_bytes)
+        return Storage(member.source, member.position, member.n_bytes)
+
+

@@ -1,0 +1,126 @@
+"""What other writers' files hold beside tensors becomes plain values; objects of classes stay inert records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from perdure.foreign.inert import ComposedTensor, Made, Named, Storage, Tensor
+from perdure.weights.dtypes import by_name
+
+PLAIN_OBJECTS = {
+    ("argparse", "Namespace"),
+    ("types", "SimpleNamespace"),
+}
+"""Classes whose objects are no more than their attributes; they become dicts."""
+
+
+def thaw(value: Any, tensor_of: Callable[[Tensor | ComposedTensor], torch.Tensor], where: str) -> Any:
+    """Return a nesting with real tensors and NumPy arrays; what is one object stays one, and may contain itself.
+
+    Args:
+        value: what a reader gave.
+        tensor_of: gives the tensor for a record.
+        where: names the file in messages.
+
+    Returns:
+        Dicts, lists, tuples, sets, plain values, tensors, arrays, types, devices; and the records of what is none of these.
+    """
+    return _Thawing(tensor_of, where).run(value)
+
+
+class _Thawing:
+    """Makes the values of a nesting, inner ones first, without recursion."""
+
+    def __init__(self, tensor_of: Callable[[Tensor | ComposedTensor], torch.Tensor], where: str) -> None:
+        self._tensor_of, self._where = tensor_of, where
+        self._made: dict[int, Any] = {}
+        self._held: list[Any] = []
+
+    def run(self, value: Any) -> Any:
+        return self._thawed(value, 0)
+
+    def _thawed(self, value: Any, depth: int) -> Any:
+        if isinstance(value, _LEAVES) or value is None:
+            return value
+        if id(value) in self._made:
+            return self._made[id(value)]
+        if depth > _MAX_DEPTH:
+            return value
+        self._held.append(value)
+        return self._make(value, depth + 1)
+
+    def _make(self, value: Any, depth: int) -> Any:
+        if isinstance(value, list):
+            return self._fill(value, made := [], lambda: made.extend(self._thawed(item, depth) for item in value))
+        if isinstance(value, dict):
+            return self._dict(value, value.items(), depth)
+        if isinstance(value, tuple):
+            made = tuple(self._thawed(item, depth) for item in value)
+        elif isinstance(value, set | frozenset):
+            made = type(value)(self._thawed(item, depth) for item in value)
+        elif isinstance(value, Tensor | ComposedTensor):
+            made = self._tensor(value)
+        elif isinstance(value, Named):
+            made = _value_of(value, self._where)
+        elif isinstance(value, Storage):
+            made = value.source.read(value.position, value.n_bytes)
+        elif isinstance(value, Made):
+            return self._object(value, depth)
+        else:
+            made = value
+        self._made[id(value)] = made
+        return made
+
+    def _fill(self, value: Any, made: Any, fill: Callable[[], object]) -> Any:
+        self._made[id(value)] = made
+        fill()
+        return made
+
+    def _dict(self, value: Any, pairs: Any, depth: int) -> Any:
+        made: dict[Any, Any] = {}
+
+        def fill() -> None:
+            for key, item in pairs:
+                made[self._thawed(key, depth)] = self._thawed(item, depth)
+
+        return self._fill(value, made, fill)
+
+    def _object(self, value: Made, depth: int) -> Any:
+        name = (value.what.module, value.what.name) if isinstance(value.what, Named) else ()
+        if name in PLAIN_OBJECTS and not value.args and isinstance(value.state, dict):
+            return self._dict(value, {**value.kwargs, **value.state}.items(), depth)
+        if value.items and not value.args and value.state is None:
+            return self._dict(value, value.items, depth)
+        made = Made(value.what, called=value.called)
+
+        def fill() -> None:
+            made.args = tuple(self._thawed(item, depth) for item in value.args)
+            made.kwargs = {key: self._thawed(item, depth) for key, item in value.kwargs.items()}
+            made.state = self._thawed(value.state, depth)
+            made.items = [(self._thawed(key, depth), self._thawed(item, depth)) for key, item in value.items]
+            made.appended = [self._thawed(item, depth) for item in value.appended]
+
+        return self._fill(value, made, fill)
+
+    def _tensor(self, value: Tensor | ComposedTensor) -> Any:
+        tensor = self._tensor_of(value)
+        if value.role == "array":
+            return tensor.numpy()
+        if value.role == "parameter":
+            return nn.Parameter(tensor, value.requires_grad)
+        return tensor.requires_grad_() if value.requires_grad else tensor
+
+
+_LEAVES = (bool, int, float, complex, str, bytes, bytearray, range, slice)
+_MAX_DEPTH = 500
+
+
+def _value_of(named: Named, where: str) -> Any:
+    """Return the type of PyTorch that a name means; any other name stays one."""
+    if named.module == "torch" and named.name.isidentifier() and isinstance(getattr(torch, named.name, None), torch.dtype):
+        return by_name(named.name, where)
+    return named
