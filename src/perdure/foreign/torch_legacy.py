@@ -11,10 +11,10 @@ from typing import Any
 
 from perdure.disk.faults import broken
 from perdure.disk.sources import BytesSource, ByteSource
-from perdure.foreign.byte_order import swapped
+from perdure.foreign.swapped import swapped
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickles import interpret
-from perdure.foreign.torch_storages import StorageId, storage_id
+from perdure.foreign.torch_storages import StorageId, number_bytes, storage_id
 from perdure.records.dtypes import ENCODED_BYTES
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -134,8 +134,8 @@ def _locate(
                 f"the storage {str(key)[:40]!r} should have {declared.n_elements} elements and has {n_elements}.",
             )
         start = position + 8
-        swaps = swap and item_bytes > 1
-        found[str(key)] = swapped(source, start, n_bytes, item_bytes) if swaps else Storage(source, start, n_bytes)
+        whole = Storage(source, start, n_bytes)
+        found[str(key)] = swapped(source, start, n_bytes, number_bytes(declared.dtype)) if swap else whole
         position = start + n_bytes
     if position != source.n_bytes:
         raise broken(source.where, f"{source.n_bytes - position} bytes follow after its last storage.")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from perdure.errors import CorruptError
 from perdure.foreign.inert import Named
+from perdure.records.dtypes import ENCODED_BYTES
 
 DTYPES = {
     "FloatStorage": "float32",
@@ -28,6 +29,11 @@ DTYPES = {
     "UntypedStorage": "uint8",
 }
 """The type of each class of storages; of a quantized one, that of its integers."""
+
+
+def number_bytes(dtype: str) -> int:
+    """Return the bytes of one number of a type; a complex element has two."""
+    return ENCODED_BYTES[dtype] // (2 if dtype.startswith("complex") else 1)
 
 
 class StorageId(NamedTuple):

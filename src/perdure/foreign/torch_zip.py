@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure.disk.faults import broken
-from perdure.foreign.byte_order import swapped
+from perdure.foreign.swapped import swapped
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickles import interpret
-from perdure.foreign.torch_storages import storage_id
+from perdure.foreign.torch_storages import number_bytes, storage_id
 from perdure.foreign.zips import Archive, Member
 from perdure.records.dtypes import ENCODED_BYTES
 
@@ -93,8 +93,8 @@ class _Storages:
                 self._where,
                 f"its storage {key[:40]!r} should take {n_elements * item_bytes} bytes and takes {member.n_bytes}.",
             )
-        if self._swap and item_bytes > 1:
-            return swapped(member.source, member.position, member.n_bytes, item_bytes)
-        return Storage(member.source, member.position, member.n_bytes)
+        if self._swap:
+            return swapped(member.source, member.position, member.n_bytes, number_bytes(dtype))
+        return Storage(member.source, member.position, member.n_bytes, member.crc if member.has_crc else None)
 
 

@@ -12,9 +12,11 @@ from perdure.disk.consistency import check_alias
 from perdure.disk.reading import read, want
 from perdure.disk.stored import StoredFile, StoredTensors
 from perdure.errors import CorruptError, MissingTensorError, ProtocolError
+from perdure.foreign.gguf_types import BLOCK_TYPES
 from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import Alias, Composed
 from perdure.records.reports import TensorSpec
+from perdure.weights.dequantizing import dequantized
 from perdure.weights.dtypes import (
     by_name,
     from_stored,
@@ -201,12 +203,24 @@ def _alias(name: str, alias: Alias, fetch: Fetch, where: str) -> torch.Tensor:
 def _compose(name: str, record: Composed, fetch: Fetch, where: str) -> torch.Tensor:
     try:
         parts = {part: fetch(stored) for part, stored in record.parts.items()}
+        if record.layout in _OF_OTHERS:
+            return _OF_OTHERS[record.layout](parts["values"])
+        if record.layout in BLOCK_TYPES:
+            return dequantized(record.layout, parts["blocks"], record.shape)
         if record.layout == "quantized":
             return _quantized(record, parts)
         with torch.device("cpu"):  # the checks of invariants make tensors on the default device
             return _sparse(record, parts)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise CorruptError(f"reading {where}: tensor {name!r} cannot be put together ({str(error)[:200]}).") from None
+
+
+_OF_OTHERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "conj": torch.conj,
+    "neg": torch._neg_view,
+    "conj neg": lambda values: torch._neg_view(torch.conj(values)),
+}
+"""Marks that other writers' tensors may have; they are applied when the values are read."""
 
 
 def _sparse(record: Composed, parts: dict[str, torch.Tensor]) -> torch.Tensor:
