@@ -14,12 +14,14 @@ from perdure.disk.folder import read_index
 from perdure.disk.sources import ByteSource, name_of, open_source, usable_path
 from perdure.errors import FileError, InputError, MissingFileError, ProtocolError, StorageError
 from perdure.foreign.inert import Content, Use
-from perdure.foreign.opening import archive_of, is_foreign, read_content
-from perdure.foreign.pickles import read_pickle
+from perdure.foreign.opening import ZIP_BEGINNINGS, is_foreign, read_content
+from perdure.foreign.pickle_files import interpret_whole
 from perdure.foreign.states import find_state
-from perdure.foreign.verdicts import NEEDS_CODE, judge
-from perdure.foreign.zips import Archive, Member
+from perdure.foreign.verdicts import judge
+from perdure.foreign.zips import Archive, Member, read_zip
 from perdure.records.reports import CheckReport, Finding
+
+_NEEDS_CODE = "needs code"
 
 SEVERITY = ("safe", "needs code", "damaged", "dangerous")
 """The verdicts, the worst last: what would run something is worse than what cannot be read."""
@@ -86,7 +88,7 @@ def _check_foreign(name: str, source: ByteSource, progress: Progress | None) -> 
     verdict = "damaged" if any(finding.kind in _DAMAGE for finding in findings) else "safe"
     said = judge(uses)
     findings = [Finding(entry.severity, entry.sentence, os.path.basename(name)) for entry in said] + findings
-    findings += [Finding(NEEDS_CODE, f"it holds code: {part}.", os.path.basename(name)) for part in _code(content)]
+    findings += [Finding(_NEEDS_CODE, f"it holds code: {part}.", os.path.basename(name)) for part in _code(content)]
     worst = max([verdict, *(finding.kind for finding in findings if finding.kind in SEVERITY)], key=SEVERITY.index)
     n_tensors = len(find_state(content.value, name).tensors) if content and worst != "damaged" else 0
     return CheckReport(name, worst == "safe", worst, tuple(findings), n_tensors, source.n_bytes)
@@ -101,8 +103,9 @@ def _code(content: Content | None) -> Sequence[str]:
 
 
 def _archive(source: ByteSource) -> Archive | None:
+    """Return the archive that a file is, if it is one, and whole in form."""
     try:
-        return archive_of(source)
+        return read_zip(source, source.where) if source.read(0, 4) in ZIP_BEGINNINGS else None
     except FileError:
         return None
 
@@ -129,9 +132,10 @@ def _check_member(member: Member, uses: list[Use]) -> Iterator[Finding]:
     try:
         first = member.source.read(member.position, min(16, member.n_bytes))
         if first.startswith((b"PK", b"7z\xbc\xaf", b"\x1f\x8b", b"Rar!")):
-            yield Finding(NEEDS_CODE, f"its member {member.name[:200]!r} is an archive, which was not looked into.")
+            yield Finding(_NEEDS_CODE, f"its member {member.name[:200]!r} is an archive, which was not looked into.")
         elif first[:1] == b"\x80" or member.name.endswith((".pkl", ".pickle")):
-            read_pickle(member.source, uses, member.position, member.position + member.n_bytes)
+            start, stop = member.position, member.position + member.n_bytes
+            interpret_whole(member.source, start, stop, member.where, uses=uses)
     except FileError as error:
         if member.name.endswith((".pkl", ".pickle")):
             yield finding_of(error, member.where)
