@@ -72,7 +72,10 @@ def assert_equal(tensor: inert.Tensor, array: np.ndarray[Any, Any]) -> None:
 
 @given(
     hn.arrays(
-        st.sampled_from(TYPES), hn.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5), elements=None, fill=None
+        st.sampled_from(TYPES),
+        hn.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+        elements=None,
+        fill=None,
     ),
     st.booleans(),
     st.sampled_from([None, (1, 0), (2, 0), (3, 0)]),
@@ -123,7 +126,16 @@ def test_the_bytes_of_the_other_order_are_turned_round_wherever_reading_begins()
     storage = swapped(source, 3, array.nbytes, 4)
     assert isinstance(storage.source, SwappedSource)
     expected = array.astype("<u4").tobytes()
-    for begin, end in [(0, 0), (0, 4), (1, 3), (3, 11), (5, 6), (2**20 - 3, 2**20 + 5), (7, len(expected)), (1_599_999, 1_600_000)]:
+    for begin, end in [
+        (0, 0),
+        (0, 4),
+        (1, 3),
+        (3, 11),
+        (5, 6),
+        (2**20 - 3, 2**20 + 5),
+        (7, len(expected)),
+        (1_599_999, 1_600_000),
+    ]:
         assert storage.source.read(begin, end - begin) == expected[begin:end]
     with pytest.raises(CorruptError, match="ends at byte 1600000"):
         storage.source.read(1_599_999, 2)
