@@ -144,7 +144,7 @@ def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
     if folder is not None:
         return read_torch_zip(archive, folder, source.where, uses)
     if archive.members and all(name.endswith(".npy") for name in archive.members):
-        return read_npz(archive, source.where)
+        return read_npz(archive)
     raise FormatError(
         f"reading {source.where}: a zip archive of no kind that is read (torch.save, TorchScript, .pt2, .npz); it holds "
         f"{', '.join(list(archive.members)[:5]) or 'nothing'}."

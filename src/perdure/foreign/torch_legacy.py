@@ -10,10 +10,10 @@ import struct
 from typing import Any
 
 from perdure.disk.faults import broken
-from perdure.disk.sources import BytesSource, ByteSource
-from perdure.foreign.swapped import swapped
+from perdure.disk.sources import ByteSource, BytesSource
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickles import interpret
+from perdure.foreign.swapped import swapped
 from perdure.foreign.torch_storages import StorageId, number_bytes, storage_id
 from perdure.records.dtypes import ENCODED_BYTES
 

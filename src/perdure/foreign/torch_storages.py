@@ -55,11 +55,15 @@ def storage_id(pid: Any, where: str) -> StorageId:
         CorruptError: it is none that PyTorch writes.
     """
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-        raise CorruptError(f"reading {where}: its pickle has the persistent id {str(pid)[:80]!r}, which names no storage.")
+        raise CorruptError(
+            f"reading {where}: its pickle has the persistent id {str(pid)[:80]!r}, which names no storage."
+        )
     kind, key, n_elements = pid[1], pid[2], pid[4]
     dtype = DTYPES.get(kind.name) if isinstance(kind, Named) and kind.module.split(".")[0] == "torch" else None
     if dtype is None:
-        raise CorruptError(f"reading {where}: its pickle names a storage of the class {str(kind)[:80]!r}, which is none.")
+        raise CorruptError(
+            f"reading {where}: its pickle names a storage of the class {str(kind)[:80]!r}, which is none."
+        )
     if not isinstance(key, str | int) or type(n_elements) is not int or not 0 <= n_elements < 2**62:
         raise CorruptError(f"reading {where}: its pickle names a storage without a key or size: {str(pid)[:80]!r}.")
     return StorageId(str(key), dtype, n_elements, _view(pid[5]) if len(pid) > 5 else None)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.disk.faults import broken
-from perdure.foreign.swapped import swapped
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickle_files import interpret_whole
+from perdure.foreign.swapped import swapped
 from perdure.foreign.torch_storages import number_bytes, storage_id
 from perdure.foreign.zips import Archive
 from perdure.records.dtypes import ENCODED_BYTES
@@ -86,7 +86,9 @@ class _Storages:
     def _make(self, key: str, dtype: str, n_elements: int) -> Storage:
         member = self._members.get(self._folder + key)
         if member is None:
-            raise broken(self._where, f"its pickle names the storage {key[:40]!r}, but it has no {self._folder}{key[:40]}.")
+            raise broken(
+                self._where, f"its pickle names the storage {key[:40]!r}, but it has no {self._folder}{key[:40]}."
+            )
         self.members.add(member.name)
         item_bytes = ENCODED_BYTES[dtype]
         if member.n_bytes != n_elements * item_bytes:
@@ -97,5 +99,3 @@ class _Storages:
         if self._swap:
             return swapped(member.source, member.position, member.n_bytes, number_bytes(dtype))
         return Storage(member.source, member.position, member.n_bytes, member.crc if member.has_crc else None)
-
-

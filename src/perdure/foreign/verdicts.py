@@ -30,7 +30,43 @@ _WELL_KNOWN = ("torch", "numpy", "_numpy", "functorch", "torchgen")
 
 _RECONSTRUCTOR = re.compile(r"(_?rebuild|_?reconstruct|_?unpickle|__pyx_unpickle)(_|\Z|[A-Z])|_new_[A-Z]")
 _ORDINARY = frozenset(  # names of the standard library that packages often give to modules of their own
-    ["calendar", "cmd", "code", "codecs", "collections", "config", "copy", "dataclasses", "datetime", "enum", "graphlib", "html", "io", "json", "logging", "numbers", "operator", "parser", "pathlib", "platform", "profile", "profiles", "queue", "random", "select", "signal", "statistics", "string", "symbol", "token", "tokenize", "trace", "types", "typing", "uuid"]
+    [
+        "calendar",
+        "cmd",
+        "code",
+        "codecs",
+        "collections",
+        "config",
+        "copy",
+        "dataclasses",
+        "datetime",
+        "enum",
+        "graphlib",
+        "html",
+        "io",
+        "json",
+        "logging",
+        "numbers",
+        "operator",
+        "parser",
+        "pathlib",
+        "platform",
+        "profile",
+        "profiles",
+        "queue",
+        "random",
+        "select",
+        "signal",
+        "statistics",
+        "string",
+        "symbol",
+        "token",
+        "tokenize",
+        "trace",
+        "types",
+        "typing",
+        "uuid",
+    ]
 )
 
 
