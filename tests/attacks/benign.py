@@ -17,6 +17,9 @@ import torch
 from torch import nn
 
 import perdure
+from torchvision_operators import declare_operators
+
+declare_operators()
 
 
 def _net() -> nn.Sequential:

@@ -16,7 +16,7 @@ from attacks.attack import Attack, Place
 from attacks.benign import BENIGN
 from attacks.corpus import ATTACKS
 from attacks.verbs import VERBS, answer, read_all
-from perdure.cli.main import main
+from perdure.cli.main import commands
 from perdure.errors import MismatchError, PerdureError, UnsafeError
 
 MIB = 2**20
@@ -82,8 +82,8 @@ def test_the_commands_say_what_the_verbs_say(attack: Attack, place: Place) -> No
     path = attack.write(place)
     verdict, _ = answer("check", path)
     opened, _ = answer("info", path)
-    checked = CliRunner().invoke(main, ["check", str(path)])
-    shown = CliRunner().invoke(main, ["info", str(path)])
+    checked = CliRunner().invoke(commands, ["check", str(path)])
+    shown = CliRunner().invoke(commands, ["info", str(path)])
     assert not os.path.lexists(place.marker)
     if isinstance(verdict, PerdureError):
         assert checked.exit_code == verdict.exit_code, checked.output

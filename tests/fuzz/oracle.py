@@ -1,0 +1,107 @@
+"""What must hold for any file, and how two readers' values are compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+import perdure
+from perdure.errors import PerdureError, StorageError
+
+
+class Disagreement(Exception):
+    """Something that must hold does not."""
+
+
+def compare(origin: Any, peer: Callable[[bytes], Any] | None) -> str:
+    """Read a file, and compare what it holds with what a peer reads from it.
+
+    Returns:
+        `compared`, `accepted` where the peer refuses it or there is none, or the kind of error that refused it.
+
+    Raises:
+        Disagreement: an error that does not fit, or other values than the peer's.
+    """
+    try:
+        verdict = perdure.check(origin).verdict
+    except PerdureError as error:
+        verdict = type(error).__name__
+    try:
+        with perdure.open(origin) as weights:
+            tensors = {name: weights[name] for name in weights}
+            _ = weights.extra
+        value = perdure.load_checkpoint(origin)
+    except StorageError as error:
+        if isinstance(origin, bytes):
+            raise Disagreement(f"{type(error).__name__} of bytes: {error}") from None
+        return type(error).__name__
+    except PerdureError as error:
+        _see_that_it_fits(error, verdict)
+        return type(error).__name__
+    if verdict == "dangerous":
+        raise Disagreement("it was opened, and check calls it dangerous")
+    if peer is None:
+        return "accepted"
+    try:
+        expected = peer(origin)
+    except Exception:  # a peer refuses in many ways
+        return "accepted"
+    if not _same(value, expected) and not _same(tensors, expected):
+        raise Disagreement(f"values differ:\n{_shown(value)}\n{_shown(expected)}")
+    return "compared"
+
+
+def _see_that_it_fits(error: PerdureError, verdict: str) -> None:
+    message = str(error)
+    if not message.isprintable() or not 20 < len(message) < 2000:
+        raise Disagreement(f"the message is {message[:3000]!r}")
+    if verdict in ("safe", "needs code") and type(error).__name__ == "UnsafeError":
+        raise Disagreement(f"check says {verdict!r}, and opening it: {message}")
+
+
+def _same(a: Any, b: Any, depth: int = 0) -> bool:
+    """Tell whether two nestings hold the same, bit for bit; NaN is NaN."""
+    if depth > 100:
+        return True
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return _same_tensors(a, b)
+    if isinstance(b, np.ndarray | np.generic):
+        return np.array_equal(np.asarray(a), b) or np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    if isinstance(b, Mapping):
+        return (
+            isinstance(a, Mapping) and len(a) == len(b)
+            and all(_same(x, y, depth + 1) for x, y in zip(a, b, strict=True))
+            and all(_same(a[x], b[y], depth + 1) for x, y in zip(a, b, strict=True))
+        )  # fmt: skip
+    if isinstance(b, list | tuple):
+        return isinstance(a, list | tuple) and len(a) == len(b) and all(map(lambda x, y: _same(x, y, depth + 1), a, b))
+    if isinstance(b, float):
+        return isinstance(a, float) and (a == b or (math.isnan(a) and math.isnan(b)))
+    return type(a) is type(b) and (a == b or a != a)
+
+
+def _same_tensors(a: Any, b: Any) -> bool:
+    if isinstance(b, np.ndarray | np.generic):
+        b = torch.from_numpy(np.array(b)) if not isinstance(b, torch.Tensor) else b
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return False
+    if (a.dtype, a.shape, a.layout) != (b.dtype, b.shape, b.layout):
+        return False
+    if a.is_quantized:
+        return torch.equal(a.int_repr(), b.int_repr())
+    if a.layout != torch.strided:
+        return torch.equal(a.to_dense(), b.to_dense())
+    return _bits(a) == _bits(b)
+
+
+def _bits(tensor: torch.Tensor) -> bytes:
+    whole = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return whole.view(torch.uint8).numpy().tobytes() if whole.numel() else b""
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:1500]
