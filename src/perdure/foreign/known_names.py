@@ -8,7 +8,14 @@ from typing import Any
 from perdure.foreign.calls import Builder
 from perdure.foreign.inert import Named
 from perdure.foreign.numpy_names import NUMPY_BUILDERS, NUMPY_REFERENCES
-from perdure.foreign.plain_names import COPYING, HOLDING, PLAIN_BUILDERS, PLAIN_CONSTANTS, PLAIN_REFERENCES
+from perdure.foreign.plain_names import (
+    COPYING,
+    HARMLESS_FACTORIES,
+    HOLDING,
+    PLAIN_BUILDERS,
+    PLAIN_CONSTANTS,
+    PLAIN_REFERENCES,
+)
 from perdure.foreign.torch_names import TORCH_BUILDERS, TORCH_REFERENCES, load_nested
 
 BUILDERS: dict[tuple[str, str], Builder] = {**PLAIN_BUILDERS, **NUMPY_BUILDERS, **TORCH_BUILDERS}
@@ -22,7 +29,16 @@ CONSTANTS: dict[tuple[str, str], Any] = PLAIN_CONSTANTS
 
 _SAME_MODULES = {"_operator": "operator", "_functools": "functools", "_io": "io", "_collections": "collections"}
 
-__all__ = ["BUILDERS", "CONSTANTS", "COPYING", "HOLDING", "REFERENCES", "canonical", "load_nested"]
+__all__ = [
+    "BUILDERS",
+    "CONSTANTS",
+    "COPYING",
+    "HARMLESS_FACTORIES",
+    "HOLDING",
+    "REFERENCES",
+    "canonical",
+    "load_nested",
+]
 
 
 def canonical(named: Named) -> tuple[str, str]:

@@ -339,11 +339,22 @@ PLAIN_REFERENCES = frozenset(
 PLAIN_CONSTANTS = {("builtins", "Ellipsis"): ...}
 
 COPYING: frozenset[Any] = frozenset(
-    (_make_list, _make_tuple, _make_set, _make_frozenset, _make_dict, _make_bytes, _make_bytearray, _make_ordered)
-    + (_make_counter, _make_defaultdict, _make_deque, _encode, _make_decimal, _make_posix_path, _make_windows_path)
-    + (_make_fraction, _make_compiled_pattern)
+    (
+        *(_make_list, _make_tuple, _make_set, _make_frozenset, _make_dict, _make_ordered, _make_counter),
+        *(_make_defaultdict, _make_deque, _make_bytes, _make_bytearray, _encode, _make_decimal, _make_fraction),
+        *(_make_compiled_pattern, _make_posix_path, _make_windows_path),
+    )
 )
 """Builders that copy what they are given, or take time in proportion to it."""
 
 HOLDING: frozenset[Any] = frozenset([_make_defaultdict, _keep_partial])
 """Builders of objects that would call what they are given, later."""
+
+HARMLESS_FACTORIES = frozenset(
+    [
+        ("builtins", name)
+        for name in ("list", "tuple", "dict", "set", "frozenset", "int", "float", "str", "bool", "complex")
+    ]
+    + [("collections", name) for name in ("OrderedDict", "defaultdict", "Counter", "deque")]
+)
+"""Names that such an object may call without harm, whatever the arguments."""
