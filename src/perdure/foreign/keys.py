@@ -71,6 +71,8 @@ def cost_of_copying(args: Iterable[Any]) -> int:
     for arg in args:
         if type(arg) in (str, bytes, bytearray, list, tuple, dict, set, frozenset, deque, Counter, Ordered):
             cost += _COPIES * len(arg)
+        elif type(arg) is Storage:
+            cost += _COPIES * arg.n_bytes
         if type(arg) in (list, tuple, set, frozenset):
             cost += sum(_cost_of_member(item) for item in arg if type(item) in (str, bytes, tuple, list, frozenset))
     return cost

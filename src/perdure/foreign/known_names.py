@@ -9,7 +9,9 @@ from perdure.foreign.calls import Builder
 from perdure.foreign.inert import Named
 from perdure.foreign.numpy_names import NUMPY_BUILDERS, NUMPY_REFERENCES
 from perdure.foreign.plain_names import (
-    COPYING,
+    COPYING as PLAIN_COPYING,
+)
+from perdure.foreign.plain_names import (
     HARMLESS_FACTORIES,
     HOLDING,
     PLAIN_BUILDERS,
@@ -26,6 +28,9 @@ REFERENCES = PLAIN_REFERENCES | NUMPY_REFERENCES | TORCH_REFERENCES
 
 CONSTANTS: dict[tuple[str, str], Any] = PLAIN_CONSTANTS
 """Names that stand for a value of Python's."""
+
+COPYING = PLAIN_COPYING | {load_nested}
+"""Builders that take time, or memory, in proportion to what they are given."""
 
 _SAME_MODULES = {"_operator": "operator", "_functools": "functools", "_io": "io", "_collections": "collections"}
 

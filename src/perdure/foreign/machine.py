@@ -88,6 +88,7 @@ class Machine(Tape):
                 self.at = at + 1
                 operations[self.window[at]](self)
         except Stopped as stopped:
+            self.check_frames()
             return stopped.value
         except IndexError:
             raise self.broken("an opcode takes more from the stack than there is.") from None
@@ -175,8 +176,9 @@ class Machine(Tape):
         key = id(what), how
         if key not in self._builders:
             what = self._names.setdefault((what.module, what.name), what)
-            self.note(what, how)
             builder = known_names.BUILDERS.get(known_names.canonical(what))
+            is_opened = builder is known_names.load_nested and self._nested is not None and how == "called"
+            self.note(what, "opened" if is_opened else how)
             key = id(what), how  # its name is kept, so that no other object can get this id
             self._builders[key] = builder
         return self._builders[key]
@@ -184,14 +186,13 @@ class Machine(Tape):
     def _build(self, builder: Builder, what: Named, args: tuple[Any, ...], kwargs: Any, how: str) -> Any:
         if builder in known_names.COPYING:
             self.charge(cost_of_copying(args))
-        if builder is known_names.load_nested and self._nested is not None and len(args) == 1:
-            self.note(what, "opened")
-            return self._nested(args[0])
         if builder in known_names.HOLDING:
             self._hold(args)
         try:
             if kwargs:
                 raise MisuseError
+            if builder is known_names.load_nested and self._nested is not None and how == "called":
+                return self._nested(known_names.nested_octets(*args))
             return builder(*args)
         except MisuseError:
             self.note(what, "misused")

@@ -8,6 +8,7 @@ import decimal
 import fractions
 import pathlib
 import re
+import typing
 import uuid
 from collections import Counter, deque
 from typing import Any
@@ -333,6 +334,7 @@ PLAIN_REFERENCES = frozenset(
     ]
     + [("types", name) for name in ("NoneType", "EllipsisType")]
     + [("zoneinfo", "ZoneInfo")]
+    + [("typing", name) for name in typing.__all__]
 )
 """Names that are harmless as long as the file only refers to them."""
 

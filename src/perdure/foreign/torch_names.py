@@ -12,8 +12,8 @@ from typing import Any
 from perdure.disk.consistency import QUANTIZED, check_composed
 from perdure.errors import CorruptError
 from perdure.foreign.byte_order import held
-from perdure.foreign.calls import Builder, Forward, Later, keep
-from perdure.foreign.inert import ComposedTensor, Made, Named, Tensor, TypedStorage
+from perdure.foreign.calls import Builder, Forward, Later, MisuseError, keep
+from perdure.foreign.inert import ComposedTensor, Made, Named, Storage, Tensor, TypedStorage
 from perdure.foreign.shapes import MAX_ELEMENTS, check_reach, shape_of, sizes_of
 from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import Composed
@@ -273,6 +273,15 @@ def load_nested(*_octets: Any) -> Any:
     return NotImplemented
 
 
+def nested_octets(octets: Any) -> bytes | Storage:
+    """Return the bytes that are a torch file of their own."""
+    if isinstance(octets, bytearray):
+        return bytes(octets)
+    if not isinstance(octets, (bytes, Storage)):
+        raise MisuseError
+    return octets
+
+
 def _unwrap(value: Any, *_type: Any) -> Any:
     return value
 
@@ -323,6 +332,7 @@ TORCH_BUILDERS: dict[tuple[str, str], Builder] = {
     ("torch.tensor", "_rebuild_from_type_v2"): _make_of_type,
     ("torch._tensor", "_rebuild_from_type_v2"): _make_of_type,
     ("torch.nested._internal.nested_tensor", "_rebuild_njt"): keep,
+    ("torch.nested._internal.nested_tensor", "NestedTensor"): keep,
     ("torch.storage", "_load_from_bytes"): load_nested,
     ("torch.serialization", "_get_layout"): _make_layout,
     ("torch.nn.parameter", "Parameter"): _make_parameter_instance,
@@ -369,6 +379,5 @@ TORCH_REFERENCES = frozenset(
     ]
     + [("torch.storage", name) for name in ("TypedStorage", "_TypedStorage", "_UntypedStorage")]
     + [("torch", name) for name in ("TypedStorage", "_TypedStorage", "_UntypedStorage", "dtype", "layout")]
-    + [("torch.nested._internal.nested_tensor", "NestedTensor")]
 )
 """Names that are harmless as long as the file only refers to them."""
