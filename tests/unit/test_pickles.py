@@ -262,7 +262,7 @@ FLOODS = {
     "deep_tuple_as_key": b"}N" + b"\x85" * 200_000 + b"Ns.",
     "deep_lists": b"]" * 200_000 + b"a" * 199_999 + b".",
     "deep_tuples": b"N" + b"\x85" * 200_000 + b".",
-    "deep_calls": b"ca\nb\n" + b")R" * 100_000 + b".",
+    "deep_calls": b"ca\nb\n" + b")R" * 50_000 + b".",
     "copied_lists": b"(" + b"N" * 50_000 + b"lq\x00cbuiltins\nlist\nq\x01](" + b"h\x01h\x00\x85R" * 50_000 + b"e.",
     "copied_text": b"X\x00\x00\x01\x00" + b"a" * 65536 + b"q\x00c_codecs\nencode\nq\x01](" + b"h\x01h\x00X\x05\x00\x00\x00utf-8\x86R" * 20_000 + b"e.",
     "long_keys": b"X\x00\x00\x10\x00" + b"a" * 2**20 + b"q\x00X\x00\x00\x10\x00" + b"a" * 2**20 + b"q\x010" + b"0}(h\x00Nuq\x020" + b"h\x02h\x01Ns0" * 50_000 + b"h\x02.",
@@ -309,7 +309,7 @@ from perdure.errors import PerdureError
 
 seen, watching = [], False
 def hook(event, args):
-    if watching and event.partition(".")[0] in ("import", "exec", "compile", "open", "os", "subprocess", "socket", "ctypes", "code", "shutil", "builtins", "pickle"):
+    if watching and event.partition(".")[0] in ("import", "exec", "compile", "open", "os", "subprocess", "socket", "ctypes", "code", "shutil", "pickle"):
         seen.append((event, args))
 sys.addaudithook(hook)
 class Run:

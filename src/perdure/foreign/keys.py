@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
-from perdure.foreign.inert import ComposedTensor, Made, Named, Ordered, Storage, Tensor, TypedStorage
+from perdure.foreign.inert import ComposedTensor, Made, Named, Storage, Tensor, TypedStorage
 from perdure.records.values import MAX_ALIKE_KEYS
 
 LONG_TEXT = 1000
@@ -69,12 +69,13 @@ def cost_of_copying(args: Iterable[Any]) -> int:
     """Return what it may cost to make containers or texts of arguments, in the same unit as `KeyChecker.check`."""
     cost = 0
     for arg in args:
-        if type(arg) in (str, bytes, bytearray, list, tuple, dict, set, frozenset, deque, Counter, Ordered):
+        if isinstance(arg, (list, tuple, set, frozenset)):
+            cost += sum(_cost_of_member(item) for item in arg if type(item) in (str, bytes, tuple, list, frozenset))
+            cost += _COPIES * len(arg)
+        elif isinstance(arg, (str, bytes, bytearray, dict, deque)):
             cost += _COPIES * len(arg)
         elif type(arg) is Storage:
             cost += _COPIES * arg.n_bytes
-        if type(arg) in (list, tuple, set, frozenset):
-            cost += sum(_cost_of_member(item) for item in arg if type(item) in (str, bytes, tuple, list, frozenset))
     return cost
 
 

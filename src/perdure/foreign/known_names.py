@@ -9,16 +9,14 @@ from perdure.foreign.calls import Builder
 from perdure.foreign.inert import Named
 from perdure.foreign.numpy_names import NUMPY_BUILDERS, NUMPY_REFERENCES
 from perdure.foreign.plain_names import (
-    COPYING as PLAIN_COPYING,
-)
-from perdure.foreign.plain_names import (
     HARMLESS_FACTORIES,
     HOLDING,
     PLAIN_BUILDERS,
     PLAIN_CONSTANTS,
+    PLAIN_COPYING,
     PLAIN_REFERENCES,
 )
-from perdure.foreign.torch_names import TORCH_BUILDERS, TORCH_REFERENCES, load_nested
+from perdure.foreign.torch_names import TORCH_BUILDERS, TORCH_REFERENCES, load_nested, nested_octets
 
 BUILDERS: dict[tuple[str, str], Builder] = {**PLAIN_BUILDERS, **NUMPY_BUILDERS, **TORCH_BUILDERS}
 """Names that may be called, and instances of which may be made, with what makes the value."""
@@ -43,6 +41,7 @@ __all__ = [
     "REFERENCES",
     "canonical",
     "load_nested",
+    "nested_octets",
 ]
 
 

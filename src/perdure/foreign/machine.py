@@ -24,8 +24,8 @@ MAX_RECORDS = 2**22
 
 MAX_MEMO = 2**23
 MAX_STACK = 2**22
-_WORK_PER_BYTE = 16
-_SPARE_WORK = 2**20
+_WORK_PER_BYTE = 8
+_SPARE_WORK = 2**18
 _MAX_FORWARDS = 8
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
