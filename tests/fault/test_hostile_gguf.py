@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 import tracemalloc
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -12,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fault.gguf_forging import ARRAY, BIG_ENDIAN, TEXT, Form, gguf
-from perdure.disk.sources import BytesSource
+from perdure.disk.sources import BytesSource, PathSource
 from perdure.errors import CorruptError, FileError, FormatError, LimitError
 from perdure.foreign.gguf import MAX_AXES, MAX_KEYS, MAX_TENSORS, MAX_TRAILING_BYTES, read_gguf
-from perdure.foreign.gguf_header import MAX_NESTING, MAX_VALUES
+from perdure.foreign.gguf_header import MAX_HEADER_BYTES, MAX_NESTING, MAX_VALUES
 from perdure.foreign.inert import Content
 
 MIB = 2**20
@@ -111,7 +113,9 @@ CASES = {
     "alignment signed": Case(aligned(32, 5), CorruptError, "type 5"),
     "alignment of another kind": Case(gguf([pair(TEXT, FORM.text("32"), "general.alignment")]), CorruptError, "type 8"),
     "name not UTF-8": Case(gguf((), [FORM.info(b"\xc3", (1,), I8, 0)], b"\0"), CorruptError, "not UTF-8"),
-    "name twice": Case(gguf((), [FORM.info("w", (1,), I8, 0), FORM.info("w", (1,), I8, 32)]), CorruptError, "'w'"),
+    "name twice": Case(
+        gguf((), [FORM.info("w", (1,), I8, 0), FORM.info("w", (1,), I8, 32)], b"\0" * 64), CorruptError, "two tensors"
+    ),
     "too many axes": Case(one((1,) * (MAX_AXES + 1)), CorruptError, "axes"),
     "2**32-1 axes": Case(gguf((), [FORM.text("w") + b"\xff" * 4 + b"\0" * 32]), CorruptError, "axes"),
     "an axis of 2**63": Case(one((BIG,)), CorruptError, "more elements"),
@@ -184,6 +188,19 @@ def test_costly_headers(content: bytes) -> None:
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 32 * MIB
+
+
+def test_a_header_of_more_than_the_limit(tmp_path: Path) -> None:
+    """The file has it, being sparse; it is not read."""
+    path = tmp_path / "a.gguf"
+    path.write_bytes(gguf([pair(TEXT, struct.pack("<Q", MAX_HEADER_BYTES))]))
+    os.truncate(path, 2 * MAX_HEADER_BYTES)
+    tracemalloc.start()
+    with pytest.raises(LimitError, match="header takes more"):
+        read_gguf(PathSource(path), str(path))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < MIB
 
 
 def small() -> bytes:
