@@ -144,7 +144,16 @@ class ComposedTensor:
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """What a file does with a name: `"named"` (no more), `"called"`, `"instance"` (made without a call)."""
+    """What a file does with a name.
+
+    Attributes:
+        what: the name.
+        how: `"named"` (no more than that), `"called"`, `"instance"` (one is made without a call), `"held"` (given to an
+            object that calls it later), `"misused"` (known to be harmless, but called in another way than the harmless
+            one), `"changed"` (given a state or items itself), `"result called"` (what its call gives is called in turn),
+            `"extension"` (a number that the reading process would look up), or `"opened"` (called on bytes that a
+            reader has interpreted as well).
+    """
 
     what: Named
     how: str
