@@ -11,6 +11,7 @@ from typing import Any
 import loads  # noqa: F401  (registers its operations)
 import measure
 import models
+import pth_loads  # noqa: F401
 import saves  # noqa: F401
 from operations import FILES, OPERATIONS, Operation, Work
 

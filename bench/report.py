@@ -23,6 +23,7 @@ _TITLES = {
     "map": "Open and hand out by mapping, warm cache",
     "use": "Map and read every byte, warm cache",
     "cold": "Load, cold cache",
+    "pth": "Open and read all of what torch.save wrote, warm cache",
 }
 _REFERENCES = {
     "save": "save_raw_direct",
@@ -30,6 +31,7 @@ _REFERENCES = {
     "map": "map_safetensors",
     "use": "use_in_memory_bytes",
     "cold": "cold_raw",
+    "pth": "pth_raw",
 }
 _MIB = 1 << 20
 
@@ -163,6 +165,21 @@ BIG_LINES = (
         must=False,
     ),
     Line("cold cache: O_DIRECT read / perdure", _ratio("cold_raw", "cold_perdure"), 0.9, True),
+    Line(".pth into memory: torch.load / perdure, CRC compared", _ratio("pth_torch", "pth_perdure"), 3, True, must=False),
+    Line(
+        ".pth opened and summed: torch.load / perdure.open",
+        _ratio("pth_torch_summed", "pth_perdure_mapped"),
+        3,
+        True,
+        must=False,
+    ),
+    Line(
+        ".pth opened and summed: perdure.open / torch.load(mmap=True)",
+        _ratio("pth_perdure_mapped", "pth_torch_mapped"),
+        1,
+        False,
+        must=False,
+    ),
 )
 SMALL_LINES = (
     Line(

@@ -24,6 +24,7 @@ from typing import Any
 
 import loads  # noqa: F401  (registers its operations)
 import measure
+import pth_loads  # noqa: F401
 import report
 import saves  # noqa: F401
 from operations import FILES, OPERATIONS
@@ -58,7 +59,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="fresh processes for each operation")
     parser.add_argument("--models", nargs="+", choices=("big", "small"), default=["big", "small"])
-    parser.add_argument("--groups", nargs="+", help="save, load, map, use, cold")
+    parser.add_argument("--groups", nargs="+", help="save, load, map, use, cold, pth")
     parser.add_argument("--only", nargs="+", default=[""], help="only operations whose key contains one of these")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="the disk to measure")
     parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md")
@@ -91,7 +92,7 @@ def _run(options: argparse.Namespace, folder: str) -> tuple[Samples, list[str], 
 
 def _chosen(options: argparse.Namespace, model: str) -> list[str]:
     """The operations to run: the small model is saved and loaded, the rest is a matter of size."""
-    groups = options.groups or (["save", "load", "map", "use", "cold"] if model == "big" else ["save", "load", "map"])
+    groups = options.groups or (["save", "load", "map", "use", "cold", "pth"] if model == "big" else ["save", "load", "map"])
     return [
         operation.key
         for operation in OPERATIONS.values()

@@ -15,7 +15,7 @@ from perdure.disk import capabilities
 from perdure.disk.blobs import KNOWN, MAX_UNPACKED_BYTES, unpack
 from perdure.disk.consistency import check_alias, check_composed
 from perdure.disk.crew import run_in_threads
-from perdure.disk.description import stored_spec
+from perdure.disk.specs import stored_spec
 from perdure.disk.faults import enough_memory
 from perdure.disk.sources import BytesSource, name_of
 from perdure.disk.stored import Stored, StoredFile, open_file, with_stored
@@ -30,11 +30,11 @@ Progress = Callable[[int, int], None]
 """Told, from any thread, how many bytes were just read and how many there are in all."""
 
 
-def check(path: str | os.PathLike[str], *, progress: Progress | None = None) -> CheckReport:
+def check(path: object, *, progress: Progress | None = None) -> CheckReport:
     """Check a file, or a folder of shards: the header and every digest, without loading anything.
 
     Args:
-        path: a `.safetensors` file, a folder in the sharded layout, or its index.
+        path: a `.safetensors` file, a folder in the sharded layout, or its index; bytes, or a binary file.
         progress: called as `progress(n_bytes, total_bytes)` whenever that many bytes more were read.
 
     Returns:
@@ -50,7 +50,7 @@ def check(path: str | os.PathLike[str], *, progress: Progress | None = None) -> 
     except ProtocolError:
         raise
     except FileError as error:
-        return CheckReport(name, False, "damaged", (_finding(error, name),))
+        return CheckReport(name, False, "damaged", (finding_of(error, name),))
 
 
 def _check_stored(path: str, stored: Stored, progress: Progress | None) -> CheckReport:
@@ -82,7 +82,7 @@ def _whole_files(stored: Stored, findings: list[Finding]) -> Iterator[StoredFile
         except ProtocolError:
             raise
         except FileError as error:
-            findings.append(_finding(error, shard))
+            findings.append(finding_of(error, shard))
 
 
 def _job(file: StoredFile, name: str, findings: list[Finding], report: Callable[[int], None]) -> Callable[[], None]:
@@ -135,7 +135,7 @@ def _check_derived(stored: Stored, specs: Mapping[str, TensorSpec]) -> list[Find
         try:
             run()
         except FileError as error:
-            findings.append(_finding(error, os.path.basename(stored.where), name))
+            findings.append(finding_of(error, os.path.basename(stored.where), name))
     return findings
 
 
@@ -170,6 +170,7 @@ def _unsigned(file: StoredFile) -> Finding:
     return Finding("Unknown", f"{os.path.basename(file.where)}: {message}", os.path.basename(file.where))
 
 
-def _finding(error: FileError, file: str, tensor: str = "") -> Finding:
+def finding_of(error: FileError, file: str, tensor: str = "") -> Finding:
+    """Return an error as a finding."""
     kind = type(error).__name__ if isinstance(error, CorruptError) else "FileError"
     return Finding(kind, str(error), os.path.basename(file), tensor)

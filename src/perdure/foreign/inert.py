@@ -171,6 +171,7 @@ class Content:
         facts: what it says about itself (`{"torch": "1.13.0"}`), plain values.
         sources: what was opened, to be closed.
         files: the names of the files, where it is a folder.
+        members: of an archive, the members that were read, or that hold nothing but what is known of them.
     """
 
     format: str
@@ -180,3 +181,4 @@ class Content:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     sources: tuple[ByteSource, ...] = ()
     files: tuple[str, ...] = ()
+    members: frozenset[str] = frozenset()

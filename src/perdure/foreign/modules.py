@@ -9,7 +9,10 @@ from typing import Any
 from perdure.errors import CorruptError, LimitError
 from perdure.foreign.inert import ComposedTensor, Made, Tensor
 
-MAX_MODULES = 1_000_000
+MAX_COPIES = 100_000
+"""Places that modules may have beyond the first."""
+
+_MAX_DEPTH = 200
 _TENSORS = (Tensor, ComposedTensor)
 
 
@@ -46,16 +49,21 @@ def walk(model: Made, where: str, start: str = "") -> Walked:
 
     Raises:
         CorruptError: a module contains itself, or a name in it is no name.
-        LimitError: there are more modules than any model has.
+        LimitError: modules stand at more places, or deeper, than in any model.
     """
     walked = Walked()
+    seen: set[int] = set()
+    n_copies = 0
     waiting: list[tuple[str, Made, tuple[int, ...]]] = [(start, model, ())]
     while waiting:
         prefix, module, above = waiting.pop()
         if id(module) in above:
             raise CorruptError(f"reading {where}: the module {prefix[:100]!r} contains itself.")
-        if len(walked.classes) >= MAX_MODULES or len(walked.tensors) >= MAX_MODULES or len(above) > 200:
-            raise LimitError(f"reading {where}: it has more modules, or deeper ones, than any model.")
+        if id(module) in seen:
+            n_copies += 1 + len(module.state)
+        seen.add(id(module))
+        if n_copies > MAX_COPIES or len(above) > _MAX_DEPTH:
+            raise LimitError(f"reading {where}: its modules stand at more places, or deeper, than those of any model.")
         walked.classes[prefix.rstrip(".")] = str(module.what)
         for key, tensor, role in _own(module):
             _check_name(key, prefix, where)

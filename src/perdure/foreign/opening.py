@@ -15,11 +15,12 @@ from perdure.errors import FormatError, UnsafeError
 from perdure.foreign.gguf import read_gguf
 from perdure.foreign.inert import Content, Use
 from perdure.foreign.numpy_files import read_npy, read_npz
-from perdure.foreign.pickles import read_pickle
+from perdure.foreign.pickle_files import is_pickle, read_pickle
 from perdure.foreign.placed import ForeignStored
 from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
+from perdure.foreign.torch_tar import is_torch_tar, read_torch_tar
 from perdure.foreign.torch_zip import folder_of, read_torch_zip
-from perdure.foreign.verdicts import DANGEROUS, judge
+from perdure.foreign.verdicts import judge
 from perdure.foreign.zips import read_zip
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ def refuse_dangerous(uses: list[Use], where: str) -> None:
     Raises:
         UnsafeError: naming what it would call.
     """
-    found = [finding for finding in judge(uses) if finding.severity == DANGEROUS]
+    found = [finding for finding in judge(uses) if finding.severity == "dangerous"]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         said = "; ".join(finding.sentence for finding in found[:3])
@@ -119,19 +120,22 @@ _Read = Callable[[ByteSource, list[Use]], Content]
 
 def _kind(first: bytes) -> _Read | None:
     """Tell from a file's first bytes which reader takes it."""
-    if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+    if first.startswith(ZIP_BEGINNINGS):
         return _read_zip
     if first.startswith(b"GGUF"):
         return lambda source, uses: read_gguf(source, source.where)
     if first.startswith(b"\x93NUMPY"):
         return lambda source, uses: read_npy(source, source.where)
-    if first[257:262] == b"ustar":
-        return _read_tar
+    if is_torch_tar(first):
+        return read_torch_tar
     if is_torch_legacy(first):
         return read_torch_legacy
-    if len(first) > 1 and first[0] == 0x80 and first[1] <= 5:
+    if is_pickle(first):
         return read_pickle
     return None
+
+
+ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
@@ -145,7 +149,3 @@ def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
         f"reading {source.where}: a zip archive of no kind that is read (torch.save, TorchScript, .pt2, .npz); it holds "
         f"{', '.join(list(archive.members)[:5]) or 'nothing'}."
     )
-
-
-def _read_tar(source: ByteSource, uses: list[Use]) -> Content:
-    raise FormatError(f"reading {source.where}: a tar archive.")

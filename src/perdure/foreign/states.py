@@ -15,8 +15,11 @@ AnyTensor = Tensor | ComposedTensor
 MAIN = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "model_state", "state")
 """What people call the state dict of a checkpoint; the first one that is there is it."""
 
-MAX_NAMES = 4_000_000
+MAX_COPIES = 100_000
+"""Names that tensors may have beyond the first, where parts of a nesting stand at several places."""
+
 MAX_DEPTH = 100
+_MAX_PATH = 5
 _AVERAGES = ("ema", "averaged", "swa")
 
 
@@ -82,7 +85,7 @@ def _is_group(value: object) -> bool:
 def _evident(value: Any) -> tuple[str, ...]:
     """Return the keys that lead to what is evidently the state dict."""
     path: tuple[str, ...] = ()
-    while type(value) in (dict, Ordered) and len(path) < MAX_DEPTH:
+    while type(value) in (dict, Ordered) and len(path) < _MAX_PATH:
         chosen = _main_of(value)
         if chosen is None:
             break
@@ -144,22 +147,25 @@ def _state_at(value: Any, where: str) -> State:
 
 
 class _Count:
-    """Counts what was visited, and refuses what shares parts so often that it has no end."""
+    """Counts what is visited again, and refuses what shares parts so often that it has no end."""
 
     def __init__(self, where: str) -> None:
-        self._where, self._n = where, 0
+        self._where, self._n_copies = where, 0
+        self._seen: set[int] = set()
 
-    def add(self, n: int) -> None:
-        self._n += n
-        if self._n > MAX_NAMES:
-            raise LimitError(f"reading {self._where}: it holds more than {MAX_NAMES} names of tensors and values.")
+    def visit(self, value: Mapping[Any, Any]) -> None:
+        if id(value) in self._seen:
+            self._n_copies += len(value) + 1
+        self._seen.add(id(value))
+        if self._n_copies > MAX_COPIES:
+            raise LimitError(f"reading {self._where}: parts of it stand at more than {MAX_COPIES} places.")
 
 
 def _take(value: Mapping[Any, Any], start: str, state: State, counted: _Count, where: str, depth: int) -> Any:
     """Take the tensors of a mapping under names that begin with `start`; returns the mapping without them, or None."""
     if depth > MAX_DEPTH:
         raise LimitError(f"reading {where}: it is nested deeper than {MAX_DEPTH} levels, at {start[:100]!r}.")
-    counted.add(len(value) + 1)
+    counted.visit(value)
     rest: dict[Any, Any] = {}
     for key, inner in value.items():
         name = f"{start}{key}" if isinstance(key, str | int) else None
@@ -173,7 +179,7 @@ def _take(value: Mapping[Any, Any], start: str, state: State, counted: _Count, w
                 rest[key] = left
         elif name is not None and is_module(inner):
             walked = walk(inner, where, f"{name}.")
-            counted.add(len(walked.tensors))
+            counted.visit(walked.tensors)
             state.tensors |= walked.tensors
             state.classes |= walked.classes
             state.roles |= walked.roles

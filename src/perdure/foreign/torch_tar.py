@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from perdure.disk.faults import broken
 from perdure.disk.sources import ByteSource
-from perdure.foreign.inert import Content, Named, Storage, TypedStorage, Use
+from perdure.foreign.inert import Content, Named, Storage, Tensor, TypedStorage, Use
 from perdure.foreign.pickles import interpret
-from perdure.foreign.tensors import strided
+from perdure.foreign.shapes import check_reach, shape_of, sizes_of
 from perdure.foreign.torch_storages import DTYPES
 from perdure.records.dtypes import ENCODED_BYTES
 
@@ -178,8 +178,17 @@ def _read_tensors(cursor: _Cursor, storages: dict[str, TypedStorage]) -> dict[st
         n_dimensions, _ = cursor.numbers("<ii")
         if storage is None or not 0 <= n_dimensions <= _MAX_DIMENSIONS:
             raise broken(cursor.where, f"its tar archive has the tensor {str(entry)[:80]!r}, which is none.")
-        shape = cursor.numbers(f"<{n_dimensions}q")
-        stride = cursor.numbers(f"<{n_dimensions}q")
-        (offset,) = cursor.numbers("<q")
-        found[str(entry[0])] = strided(storage.storage, storage.dtype, shape, stride, offset, cursor.where)
+        found[str(entry[0])] = _tensor(cursor, storage, n_dimensions)
     return found
+
+
+def _tensor(cursor: _Cursor, storage: TypedStorage, n_dimensions: int) -> Tensor:
+    whole, item_bytes = storage.storage, ENCODED_BYTES[storage.dtype]
+    numbers = (cursor.numbers(f"<{n_dimensions}q"), cursor.numbers(f"<{n_dimensions}q"), *cursor.numbers("<q"))
+    try:
+        shape, stride = shape_of(numbers[0], "a tensor"), sizes_of(numbers[1], "a tensor")
+        (offset,) = sizes_of(numbers[2:], "an offset")
+        check_reach(shape, stride, offset, whole.n_bytes // item_bytes)
+    except ValueError as error:
+        raise broken(cursor.where, f"a tensor of its tar archive is impossible: {error}.") from None
+    return Tensor(whole, storage.dtype, shape, stride, offset)

@@ -5,18 +5,18 @@ TorchScript writes the same, with its code beside; nothing here reads that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from perdure.disk.faults import broken
 from perdure.foreign.swapped import swapped
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
-from perdure.foreign.pickles import interpret
+from perdure.foreign.pickle_files import interpret_whole
 from perdure.foreign.torch_storages import number_bytes, storage_id
-from perdure.foreign.zips import Archive, Member
+from perdure.foreign.zips import Archive
 from perdure.records.dtypes import ENCODED_BYTES
 
 _MAX_NOTE_BYTES = 1000
+_OWN_MEMBERS = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment")
 
 
 def folder_of(archive: Archive) -> str | None:
@@ -45,18 +45,17 @@ def read_torch_zip(archive: Archive, folder: str, where: str, uses: list[Use]) -
         raise broken(where, f"its byte order is {order[:20]!r}.")
     storages = _Storages(archive, f"{folder}data/", where, swap=order == "big")
     pickle = archive.members[f"{folder}data.pkl"]
-    value = _interpret(pickle, where, storages, uses)
+    start, stop = pickle.position, pickle.position + pickle.n_bytes
+    value = interpret_whole(pickle.source, start, stop, f"{where}, its data.pkl", persistent=storages, uses=uses)
     code = tuple(name for name in archive.members if name.startswith(f"{folder}code/") and name.endswith(".py"))
     kind = "TorchScript archive" if f"{folder}constants.pkl" in archive.members else "torch zip archive"
-    return Content(kind, value, code=code, facts=facts)
+    return Content(kind, value, code=code, facts=facts, members=frozenset(storages.members | _known(archive, folder)))
 
 
-def _interpret(pickle: Member, where: str, persistent: Callable[[Any], Any], uses: list[Use]) -> Any:
-    stop = pickle.position + pickle.n_bytes
-    found = interpret(pickle.source, pickle.position, stop, f"{where}, its data.pkl", persistent=persistent, uses=uses)
-    if found.end != stop:
-        raise broken(where, f"its pickle ends at byte {found.end - pickle.position} of {pickle.n_bytes}.")
-    return found.value
+def _known(archive: Archive, folder: str) -> set[str]:
+    """Return the members, beside storages, that say nothing but what is known of them."""
+    own = {f"{folder}{name}" for name in _OWN_MEMBERS}
+    return {name for name in archive.members if name in own or name.startswith((f"{folder}code/", f"{folder}.data/"))}
 
 
 def _note(archive: Archive, name: str) -> str:
@@ -73,6 +72,7 @@ class _Storages:
     def __init__(self, archive: Archive, folder: str, where: str, *, swap: bool) -> None:
         self._members, self._folder, self._where, self._swap = archive.members, folder, where, swap
         self._made: dict[str, tuple[Storage, str]] = {}
+        self.members: set[str] = set()
 
     def __call__(self, pid: Any) -> TypedStorage:
         wanted = storage_id(pid, self._where)
@@ -87,6 +87,7 @@ class _Storages:
         member = self._members.get(self._folder + key)
         if member is None:
             raise broken(self._where, f"its pickle names the storage {key[:40]!r}, but it has no {self._folder}{key[:40]}.")
+        self.members.add(member.name)
         item_bytes = ENCODED_BYTES[dtype]
         if member.n_bytes != n_elements * item_bytes:
             raise broken(

@@ -10,7 +10,7 @@ from torch import nn
 
 from perdure.disk.blobs import unpack
 from perdure.disk.sources import BytesSource
-from perdure.disk.stored import Stored
+from perdure.disk.stored import Stored, StoredTensors
 from perdure.errors import CorruptError
 from perdure.records import architecture, graph, proof, sources, values
 from perdure.records.architecture import Architecture, TensorRef
@@ -30,7 +30,7 @@ class Contents:
         verify: what is compared when tensors are read: `"checksum"`, `"full"` or False.
     """
 
-    def __init__(self, stored: Stored, verify: str | bool) -> None:
+    def __init__(self, stored: StoredTensors, verify: str | bool) -> None:
         self.where = stored.where
         self._stored = stored
         self._verify = verify

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perdure.disk.description import describe
-from perdure.disk.stored import Stored, with_stored
+from perdure.disk.stored import StoredTensors
 from perdure.errors import (
     ConflictError,
     DigestError,
@@ -22,6 +22,8 @@ from perdure.errors import (
     UnsupportedModelError,
     UntrustedError,
 )
+from perdure.foreign.opening import with_any
+from perdure.foreign.placed import ForeignStored
 from perdure.models.contents import Contents
 from perdure.models.drift import Drift, find_drift
 from perdure.models.execution import build
@@ -89,7 +91,7 @@ def load(
     permissions = Permissions(trusted)
     checked: Verify = "full" if digest is not None else verify
 
-    def use(stored: Stored) -> nn.Module:
+    def use(stored: StoredTensors) -> nn.Module:
         check_pinned(stored, digest)
         contents = Contents(stored, checked)
         loaded = _load(contents, permissions, form, checked, _no_model(stored), where_to)
@@ -101,7 +103,7 @@ def load(
         log_differences(stored.where, info.differences)
         return loaded.model
 
-    return with_stored(path, use)
+    return with_any(path, use)
 
 
 class _Loaded(NamedTuple):
@@ -249,9 +251,15 @@ def _check_arguments(form: object, mode: object, verify: object, dtype: object) 
         raise InputError(f"loading: dtype must be a floating type such as torch.bfloat16, not {dtype!r}.")
 
 
-def _no_model(stored: Stored) -> str:
+def _no_model(stored: StoredTensors) -> str:
     if stored.manifest and stored.manifest.kind == "checkpoint":
         return f"loading {stored.where}: it holds a checkpoint, not a model. Use perdure.load_checkpoint."
+    if isinstance(stored, ForeignStored) and stored.state.classes:
+        return (
+            f"loading {stored.where}: the model in it ({stored.format}) is pickled, which takes its classes, as they were then, "
+            f"and runs what the file says. Build the model and use perdure.load_weights(model, path); then save it whole "
+            f"with perdure.save."
+        )
     return (
         f"loading {stored.where}: it holds weights alone, no model. Build the model and use "
         f"perdure.load_weights(model, path), or save it whole with perdure.save."

@@ -128,6 +128,7 @@ class CheckReport:
         findings: what is wrong, or could not be checked.
         n_tensors: tensors whose bytes were read and compared with their digests.
         n_bytes: bytes that were read.
+        files: of a folder with several models, the report of each.
     """
 
     path: str
@@ -136,9 +137,12 @@ class CheckReport:
     findings: tuple[Finding, ...]
     n_tensors: int = 0
     n_bytes: int = 0
+    files: tuple[CheckReport, ...] = ()
 
     def __str__(self) -> str:
         head = f"{self.path}: {self.verdict} ({self.n_tensors} tensors, {human_bytes(self.n_bytes)} read)"
+        if self.files:
+            return "\n".join([head, *(line for report in self.files for line in f"  {report}".splitlines())])
         return "\n".join([head, *(f"  {finding.message}" for finding in self.findings)])
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.disk.blobs import pack, unpack
-from perdure.disk.stored import Stored, with_stored
+from perdure.disk.stored import StoredTensors
 from perdure.errors import CorruptError, FormatError
+from perdure.foreign.opening import with_any
+from perdure.foreign.placed import ForeignStored
 from perdure.records import values
 from perdure.records.reports import SaveReport
 from perdure.weights.environment import gather
@@ -15,6 +17,7 @@ from perdure.weights.opening import Origin
 from perdure.weights.restoring import Restorer
 from perdure.weights.saving import Target, check_target, new_manifest, write
 from perdure.weights.storing import Role, hold
+from perdure.weights.thawing import thaw
 
 _BLOB = "values"
 
@@ -56,26 +59,30 @@ def save_checkpoint(state: Any, path: Target, *, notes: Any = None, shard_bytes:
 
 
 def load_checkpoint(path: Origin) -> Any:
-    """Load what `save_checkpoint` saved, verified, with its tensors in memory of their own.
+    """Load what `save_checkpoint` saved, or `torch.save`, verified, with its tensors in memory of their own.
 
     Args:
-        path: a path, bytes, or a seekable binary file.
+        path: a path, bytes, or a seekable binary file; a checkpoint of perdure's, or a pickled one, of which nothing is run.
 
     Returns:
-        The state as it was saved, its tensors on the CPU.
+        The state as it was saved, its tensors on the CPU. In a pickled one objects of classes are records, which name the
+        class (`.what`), its arguments and its attributes (`.args`, `.state`), but plain namespaces are dicts.
 
     Raises:
         FormatError: the file is no checkpoint; the message says how to read it.
+        UnsafeError: a pickle that would run something.
         DigestError: its bytes are not those that were saved.
         CorruptError, ProtocolError, StorageError: as `open`.
 
     Example:
         >>> state = perdure.load_checkpoint("last.safetensors")
     """
-    return with_stored(path, _load)
+    return with_any(path, _load)
 
 
-def _load(stored: Stored) -> Any:
+def _load(stored: StoredTensors) -> Any:
+    if isinstance(stored, ForeignStored):
+        return _load_foreign(stored)
     content = unpack(stored.metadata, _BLOB, stored.where) if stored.manifest else None
     if content is None:
         raise FormatError(
@@ -89,3 +96,9 @@ def _load(stored: Stored) -> Any:
         raise CorruptError(f"reading {stored.where}: its values refer to {sorted(absent)[0]!r}, which is not there.")
     tensors = restorer.read(names, "checksum")
     return values.decode(encoded, stored.where, TensorRestorer(tensors.__getitem__, stored.where).hook)
+
+
+def _load_foreign(stored: ForeignStored) -> Any:
+    restorer, names = Restorer(stored), stored.name_of
+    tensors = restorer.read(dict.fromkeys(names.values()), "checksum")
+    return thaw(stored.content.value, lambda record: tensors[names[id(record)]], stored.where)

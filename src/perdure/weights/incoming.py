@@ -49,6 +49,13 @@ class Incoming:
         self._origin = {name: stored for name, stored in weights.stored_names.items() if stored not in inner}
         self.kinds: Kinds = {name: self._restorer.kind_of(stored_name) for name, stored_name in self._origin.items()}
 
+    def verified(self) -> str:
+        """Tell what the bytes of all tensors are compared with as they are read: `"checksum"`, `"full"`, or nothing."""
+        if not self._verify or self.manifest is not None:
+            return str(self._verify or "")
+        files = self._stored.opened_files()
+        return "checksum" if all(file.checksums.keys() >= file.header.entries.keys() for file in files) else ""
+
     def _find_extras(self) -> dict[str, Any]:
         found = self.manifest.extra_state if self.manifest else {}
         start = self._start

@@ -16,7 +16,7 @@ from perdure.weights.matching import Match
 from perdure.weights.slots import ModelSlots
 
 
-def report_of(slots: ModelSlots, incoming: Incoming, found: Match, verify: str | bool) -> LoadReport:
+def report_of(slots: ModelSlots, incoming: Incoming, found: Match) -> LoadReport:
     """Report a load into the places of a model."""
     filled = set(found.filled or ()) | {twin for name in found.fitting for twin in slots.twins(name)}
     filled |= {name for name, view in slots.views.items() if view.of in filled}
@@ -36,7 +36,7 @@ def report_of(slots: ModelSlots, incoming: Incoming, found: Match, verify: str |
         tied=_ties(slots, incoming, found.fitting),
         casts=found.casts,
         fraction_loaded=loaded / total if total else 1.0,
-        verified=str(verify) if verify and manifest else "",
+        verified=incoming.verified(),
         unknown=unknown,
         differences=_differences(incoming),
     )

@@ -96,7 +96,7 @@ def load_weights(
         with torch.inference_mode(False):  # parameters made in inference mode could never be trained
             found = load(model, slots, incoming, strict, where_to)
         _set_mode(model, modules, stored, prefix, mode)
-        report = report_of(find_slots(modules) if load is _load_own_way else slots, incoming, found, checked)
+        report = report_of(find_slots(modules) if load is _load_own_way else slots, incoming, found)
         log_differences(stored.where, report.differences)
         return report
 
