@@ -88,6 +88,7 @@ def read_distributed(folder: Path, uses: list[Use]) -> Content:
     except BaseException:
         files.close()
         raise
+    uses[:] = dict.fromkeys(uses)
     version = metadata.get("version")
     facts = {"version": version} if isinstance(version, str) else {}
     names = (METADATA_NAME, *files.opened)

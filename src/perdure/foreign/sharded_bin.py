@@ -78,6 +78,7 @@ def read_sharded_bin(path: Path, uses: list[Use], read: Read) -> Content:
         for source in sources:
             source.close()
         raise
+    uses[:] = dict.fromkeys(uses)
     return Content("pickled shards with an index", tensors, tuple(uses), sources=tuple(sources), files=index.files)
 
 
