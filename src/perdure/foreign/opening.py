@@ -20,6 +20,7 @@ from perdure.foreign.pickle_files import is_pickle, read_pickle
 from perdure.foreign.placed import ForeignStored
 from perdure.foreign.sharded_bin import INDEX_ENDING, find_pickled, read_sharded_bin
 from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
+from perdure.foreign.torch_script import is_torch_script, read_torch_script
 from perdure.foreign.torch_tar import is_torch_tar, read_torch_tar
 from perdure.foreign.torch_zip import folder_of, read_torch_zip
 from perdure.foreign.verdicts import judge
@@ -185,6 +186,8 @@ ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
     archive = read_zip(source, source.where)
     folder = folder_of(archive)
+    if folder is not None and is_torch_script(archive, folder):
+        return read_torch_script(archive, folder, source.where, uses)
     if folder is not None:
         return read_torch_zip(archive, folder, source.where, uses)
     if archive.members and all(name.endswith(".npy") for name in archive.members):
