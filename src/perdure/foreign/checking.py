@@ -86,7 +86,7 @@ def _check_foreign(name: str, source: ByteSource, progress: Progress | None) -> 
     elif content is not None:
         findings.append(Finding("Unknown", f"{content.format}: it has no checksums, so only its form was checked.", name))
     verdict = "damaged" if any(finding.kind in _DAMAGE for finding in findings) else "safe"
-    said = judge(uses)
+    said = [entry for entry in judge(uses) if entry.severity != "safe"]
     findings = [Finding(entry.severity, entry.sentence, os.path.basename(name)) for entry in said] + findings
     findings += [Finding(_NEEDS_CODE, f"it holds code: {part}.", os.path.basename(name)) for part in _code(content)]
     worst = max([verdict, *(finding.kind for finding in findings if finding.kind in SEVERITY)], key=SEVERITY.index)
