@@ -240,7 +240,8 @@ def _compare(name: str, boxes: list[Piece], where: str) -> None:
                 for a, n, b, m in zip(one.offsets, one.sizes, other.offsets, other.sizes, strict=True)
             ):
                 raise broken(
-                    where, f"pieces of {name[:200]!r} overlap: those at {list(one.offsets)[:8]} and {list(other.offsets)[:8]}."
+                    where,
+                    f"pieces of {name[:200]!r} overlap: those at {list(one.offsets)[:8]} and {list(other.offsets)[:8]}.",
                 )
 
 

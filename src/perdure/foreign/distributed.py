@@ -24,7 +24,10 @@ METADATA_NAME = ".metadata"
 _OURS = "torch.distributed.checkpoint.metadata"
 _BEFORE = "torch.distributed._shard.sharded_tensor.metadata"
 _KNOWN = {
-    *[(_OURS, name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "ChunkStorageMetadata")],
+    *[
+        (_OURS, name)
+        for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "ChunkStorageMetadata")
+    ],
     *[(_OURS, name) for name in ("TensorStorageMetadata", "BytesStorageMetadata", "_MEM_FORMAT_ENCODING")],
     *[(_BEFORE, name) for name in ("TensorProperties", "MEM_FORMAT_ENCODING")],
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
@@ -93,7 +96,12 @@ def read_distributed(folder: Path, uses: list[Use]) -> Content:
     facts = {"version": version} if isinstance(version, str) else {}
     names = (METADATA_NAME, *files.opened)
     return Content(
-        "torch.distributed.checkpoint folder", value, tuple(uses), facts=facts, sources=tuple(files.opened.values()), files=names
+        "torch.distributed.checkpoint folder",
+        value,
+        tuple(uses),
+        facts=facts,
+        sources=tuple(files.opened.values()),
+        files=names,
     )
 
 
@@ -248,7 +256,9 @@ def _dtype(properties: Any, where: str) -> str:
 
 def _plain(found: Tensor | ComposedTensor, name: str, dtype: str, where: str) -> Tensor:
     if isinstance(found, ComposedTensor) or found.marks:
-        raise FormatError(f"reading {where}: {name[:200]!r} is a sparse, quantized or conjugate tensor, and such are not read.")
+        raise FormatError(
+            f"reading {where}: {name[:200]!r} is a sparse, quantized or conjugate tensor, and such are not read."
+        )
     if found.dtype != dtype:
         raise broken(where, f"a chunk of {name[:200]!r} is of the type {found.dtype}, not {dtype}.")
     return found

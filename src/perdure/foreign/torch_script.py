@@ -88,7 +88,10 @@ def _look_into_inputs(archive: Archive, folder: str, where: str, uses: list[Use]
     stop = pickle.position + pickle.n_bytes
     interpret_whole(pickle.source, pickle.position, stop, pickle.where, persistent=empty, uses=uses)
     start = f"{folder}traced_inputs/"
-    return {pickle.name, *(name for name, member in archive.members.items() if name.startswith(start) and not member.n_bytes)}
+    return {
+        pickle.name,
+        *(name for name, member in archive.members.items() if name.startswith(start) and not member.n_bytes),
+    }
 
 
 class _Classes:

@@ -44,9 +44,7 @@ def read_torch_zip(archive: Archive, folder: str, where: str, uses: list[Use]) -
     return Content("torch zip archive", value, facts=facts, members=members | _known(archive, folder))
 
 
-def read_part(
-    archive: Archive, folder: str, part: str, where: str, uses: list[Use]
-) -> tuple[Any, frozenset[str]]:
+def read_part(archive: Archive, folder: str, part: str, where: str, uses: list[Use]) -> tuple[Any, frozenset[str]]:
     """Read one pickle of an archive, whose storages lie in a folder of its name; gives its value and the members read.
 
     Raises:
