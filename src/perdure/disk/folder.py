@@ -106,7 +106,7 @@ def _parsed(path: Path, raw: bytes, sealed: bool) -> Index:
     if type(metadata) is not dict:
         raise CorruptError(f"reading {path}: its metadata must be an object.")
     files = tuple(dict.fromkeys(shard_of.values()))
-    _check_names(files, str(path))
+    check_plain_names(files, str(path))
     text = {key: value for key, value in metadata.items() if type(value) is str}
     index = _sealed_index(raw, shard_of, files, text, str(path), sealed)
     if index.manifest:
@@ -128,11 +128,16 @@ def _sealed_index(
         if not manifest.shards.keys() >= set(files):
             raise CorruptError(f"reading {where}: its weight_map names shards that its manifest does not.")
         files = tuple(manifest.shards)
-        _check_names(files, where)
+        check_plain_names(files, where)
     return Index(shard_of, files, metadata, manifest, digest or "", len(raw))
 
 
-def _check_names(files: tuple[str, ...], where: str) -> None:
+def check_plain_names(files: tuple[str, ...], where: str) -> None:
+    """See that files which lie beside what names them have the names of such.
+
+    Raises:
+        CorruptError: one would lead elsewhere.
+    """
     odd = [file for file in files if not _is_plain_name(file)]
     if odd:
         shown = ", ".join(repr(file[:200]) for file in odd[:5])

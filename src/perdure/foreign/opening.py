@@ -12,12 +12,15 @@ from perdure.disk.faults import enough_memory, translated
 from perdure.disk.sources import ByteSource, open_source, usable_path
 from perdure.disk.stored import Stored, StoredTensors, with_stored
 from perdure.errors import FormatError, UnsafeError
+from perdure.foreign.distributed import is_distributed, read_distributed
 from perdure.foreign.gguf import read_gguf
 from perdure.foreign.inert import Content, Use
 from perdure.foreign.numpy_files import read_npy, read_npz
 from perdure.foreign.pickle_files import is_pickle, read_pickle
 from perdure.foreign.placed import ForeignStored
+from perdure.foreign.sharded_bin import INDEX_ENDING, find_pickled, read_sharded_bin
 from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
+from perdure.foreign.torch_script import is_torch_script, read_torch_script
 from perdure.foreign.torch_tar import is_torch_tar, read_torch_tar
 from perdure.foreign.torch_zip import folder_of, read_torch_zip
 from perdure.foreign.verdicts import judge
@@ -69,13 +72,52 @@ def _folder(origin: object) -> Path | None:
 
 
 def _open_folder(path: Path, sealed: bool) -> StoredTensors:
-    return Stored(path, sealed=sealed)
+    uses: list[Use] = []
+    content = read_folder(path, uses)
+    if content is not None:
+        return _placed(content, uses, str(path))
+    lone = _pickled_in(path)
+    return open_stored(lone, sealed=sealed) if lone else Stored(path, sealed=sealed)
+
+
+def read_folder(path: Path, uses: list[Use]) -> Content | None:
+    """Read a folder whose files belong together, of another kind than safetensors; None where it is none such.
+
+    Args:
+        path: the folder, or an index in it.
+        uses: receives what its pickles name, also where reading fails.
+
+    Raises:
+        FormatError, CorruptError, LimitError, UnsafeError: as `open_stored`.
+        PathError: several models are in it.
+    """
+    with translated("reading", str(path)), enough_memory(str(path)):
+        if is_distributed(path):
+            return read_distributed(path, uses)
+        pickled = _pickled_in(path)
+        if pickled is not None and pickled.name.endswith(INDEX_ENDING):
+            return read_sharded_bin(pickled, uses, read_content)
+        return None
+
+
+def _pickled_in(path: Path) -> Path | None:
+    """Return the index, or the lone file, of a folder of pickles; where there are safetensors files too, those count."""
+    if not path.is_dir():
+        return path if path.name.endswith(INDEX_ENDING) else None
+    if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in os.listdir(path)):
+        return None
+    return find_pickled(path)
 
 
 def _placed(content: Content, uses: list[Use], where: str) -> ForeignStored:
-    refuse_dangerous(uses, where)
-    with enough_memory(where):
-        return ForeignStored(content, where)
+    try:
+        refuse_dangerous(uses, where)
+        with enough_memory(where):
+            return ForeignStored(content, where)
+    except BaseException:
+        for source in content.sources:
+            source.close()
+        raise
 
 
 def refuse_dangerous(uses: list[Use], where: str) -> None:
@@ -110,9 +152,12 @@ def read_content(source: ByteSource, uses: list[Use]) -> Content:
         FormatError, CorruptError, LimitError: as `open_stored`.
     """
     read = _kind(source.read(0, min(_FIRST_BYTES, source.n_bytes)))
-    assert read is not None
+    if read is None:
+        raise FormatError(f"reading {source.where}: it begins like no kind of file that is read.")
     with enough_memory(source.where):
-        return read(source, uses)
+        content = read(source, uses)
+    content.sources = (source,)
+    return content
 
 
 _Read = Callable[[ByteSource, list[Use]], Content]
@@ -141,6 +186,8 @@ ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
     archive = read_zip(source, source.where)
     folder = folder_of(archive)
+    if folder is not None and is_torch_script(archive, folder):
+        return read_torch_script(archive, folder, source.where, uses)
     if folder is not None:
         return read_torch_zip(archive, folder, source.where, uses)
     if archive.members and all(name.endswith(".npy") for name in archive.members):

@@ -1,6 +1,6 @@
 """What `torch.save` writes since PyTorch 1.6: a zip archive with a pickle and one member for each storage.
 
-TorchScript writes the same, with its code beside; nothing here reads that.
+TorchScript writes the same, with its code beside; see `torch_script`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def folder_of(archive: Archive) -> str | None:
 
 
 def read_torch_zip(archive: Archive, folder: str, where: str, uses: list[Use]) -> Content:
-    """Read an archive of `torch.save` or of TorchScript.
+    """Read an archive of `torch.save`.
 
     Args:
         archive: it.
@@ -40,16 +40,24 @@ def read_torch_zip(archive: Archive, folder: str, where: str, uses: list[Use]) -
         UnsafeError, LimitError: as `interpret`.
     """
     facts = {name: note for name in ("version", "byteorder") if (note := _note(archive, folder + name))}
-    order = facts.get("byteorder", "little")
+    value, members = read_part(archive, folder, "data", where, uses)
+    return Content("torch zip archive", value, facts=facts, members=members | _known(archive, folder))
+
+
+def read_part(archive: Archive, folder: str, part: str, where: str, uses: list[Use]) -> tuple[Any, frozenset[str]]:
+    """Read one pickle of an archive, whose storages lie in a folder of its name; gives its value and the members read.
+
+    Raises:
+        CorruptError, UnsafeError, LimitError: as `read_torch_zip`.
+    """
+    order = _note(archive, f"{folder}byteorder") or "little"
     if order not in ("little", "big"):
         raise broken(where, f"its byte order is {order[:20]!r}.")
-    storages = _Storages(archive, f"{folder}data/", where, swap=order == "big")
-    pickle = archive.members[f"{folder}data.pkl"]
+    storages = _Storages(archive, f"{folder}{part}/", where, swap=order == "big")
+    pickle = archive.members[f"{folder}{part}.pkl"]
     start, stop = pickle.position, pickle.position + pickle.n_bytes
-    value = interpret_whole(pickle.source, start, stop, f"{where}, its data.pkl", persistent=storages, uses=uses)
-    code = tuple(name for name in archive.members if name.startswith(f"{folder}code/") and name.endswith(".py"))
-    kind = "TorchScript archive" if f"{folder}constants.pkl" in archive.members else "torch zip archive"
-    return Content(kind, value, code=code, facts=facts, members=frozenset(storages.members | _known(archive, folder)))
+    value = interpret_whole(pickle.source, start, stop, f"{where}, its {part}.pkl", persistent=storages, uses=uses)
+    return value, frozenset([pickle.name, *storages.members])
 
 
 def _known(archive: Archive, folder: str) -> set[str]:

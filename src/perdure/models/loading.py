@@ -257,8 +257,8 @@ def _no_model(stored: StoredTensors) -> str:
     if isinstance(stored, ForeignStored) and stored.state.classes:
         return (
             f"loading {stored.where}: the model in it ({stored.format}) is pickled, which takes its classes as they "
-            f"were then, and runs what the file says. Build the model and use perdure.load_weights(model, path); then save it whole "
-            f"with perdure.save."
+            f"were then, and runs what the file says. Build the model and use perdure.load_weights(model, path); then "
+            f"save it whole with perdure.save."
         )
     return (
         f"loading {stored.where}: it holds weights alone, no model. Build the model and use "
