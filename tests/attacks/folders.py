@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from attacks.archiving import torch_zip
 from attacks.archives import GOOD, STORAGE, evil
+from attacks.archiving import torch_zip
 from attacks.assembling import built, call, new, pickled, plain, stacked
 from attacks.attack import DAMAGED, DANGEROUS, NEEDS_CODE, Attack, Corpus, Place
 from fault.forging import safetensors

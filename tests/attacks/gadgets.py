@@ -12,7 +12,16 @@ import pickle
 from collections.abc import Callable
 
 from attacks.assembling import (
-    BUILD, EMPTY_LIST, Octets, call, named, new, pickled, plain, stacked, text,
+    BUILD,
+    EMPTY_LIST,
+    Octets,
+    call,
+    named,
+    new,
+    pickled,
+    plain,
+    stacked,
+    text,
 )
 from attacks.attack import Attack, Corpus, Place
 

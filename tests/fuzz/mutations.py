@@ -109,6 +109,6 @@ BYTES: tuple[Mutation, ...] = (
 
 def mutate(random: random.Random, content: bytes, seeds: Sequence[bytes], mutations: Sequence[Mutation]) -> bytes:
     """Apply one mutation, often more."""
-    for _ in range(random.choice((1, 1, 1, 2, 2, 3, 5))):
+    for _ in range(random.choice((1, 1, 1, 1, 1, 2, 3, 5))):
         content = random.choice(mutations)(random, content, seeds) if content else random.choice(seeds)
     return content

@@ -61,7 +61,7 @@ def new_token(random: random.Random) -> bytes:
 def _with(random: random.Random, content: bytes, seeds: Sequence[bytes]) -> bytes:
     parts = list(tokens(content))
     at = random.randrange(len(parts))
-    drawn = random.randrange(8)
+    drawn = random.randrange(12)
     if drawn == 0:
         del parts[at]
     elif drawn == 1:
@@ -73,9 +73,9 @@ def _with(random: random.Random, content: bytes, seeds: Sequence[bytes]) -> byte
     elif drawn == 4:
         other = random.randrange(len(parts))
         parts[at], parts[other] = parts[other], parts[at]
-    elif drawn == 5:
+    elif drawn >= 8:
         parts[at] = _other_argument(random, parts[at])
-    elif drawn == 6:
+    elif drawn < 7:
         others = tokens(random.choice(seeds))
         start = random.randrange(len(others))
         parts[at:at] = others[start : start + random.randrange(1, 12)]

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attacks.archiving import Part, archive
+from fault.forging import sealed
 from fuzz.mutations import BYTES, NUMBERS, Mutation, mutate
 from fuzz.pickle_mutations import PICKLES
 
-_VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 1, 1.5, "", "x", "F32", "U8", "w", [], [0], [1, 1], {}, *NUMBERS)
+_VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 1, 1.5, "", "x", "F32", "I32", "F16", "BF16", "U8", "w", [], [0], [1, 1], {}, *NUMBERS)
 
 
 def change_json(random: random.Random, value: Any) -> Any:
@@ -38,6 +39,8 @@ def change_json(random: random.Random, value: Any) -> Any:
 def _without_or_more(random: random.Random, value: Any, key: Any) -> Any:
     more = random.random() < 0.5
     if isinstance(value, dict):
+        if random.random() < 0.3:  # another name for the same
+            return {(f"{other}.x" if other == key else other): inner for other, inner in value.items()}
         if more:
             return {**value, random.choice(("x", "weight", "dtype", "perdure", "")): value[key]}
         return {other: inner for other, inner in value.items() if other != key}
@@ -59,8 +62,19 @@ def change_header(random: random.Random, content: bytes, _: Sequence[bytes]) -> 
             return content
     else:
         header = change_json(random, header)
+    data = content[8 + length :]
+    kept = header.get("__metadata__") if isinstance(header, dict) else None
+    if isinstance(kept, dict) and isinstance(metadata, dict) and "perdure.digest" in metadata and random.random() < 0.9:
+        return sealed(header, data)
     raw = json.dumps(header).encode()
-    return struct.pack("<Q", len(raw)) + raw + content[8 + length :]
+    return struct.pack("<Q", len(raw)) + raw + data
+
+
+def change_data(random: random.Random, content: bytes, seeds: Sequence[bytes]) -> bytes:
+    """Change what follows the header of a safetensors file."""
+    (length,) = struct.unpack("<Q", content[:8]) if len(content) >= 8 else (0,)
+    head, data = content[: 8 + length], content[8 + length :]
+    return head + mutate(random, data, [data or b"x"], BYTES[:8])
 
 
 def change_text(random: random.Random, content: bytes, _: Sequence[bytes]) -> bytes:
@@ -145,6 +159,6 @@ def _often(structured: Callable[..., bytes], times: int = 20) -> tuple[Mutation,
 
 
 ARCHIVES = _often(change_archive)
-HEADERS = _often(change_header)
+HEADERS = (*_often(change_header), change_data, change_data)
 TARS = _often(change_tar)
 TEXTS = _often(change_text)
