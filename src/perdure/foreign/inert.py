@@ -172,6 +172,7 @@ class Content:
         sources: what was opened, to be closed.
         files: the names of the files, where it is a folder.
         members: of an archive, the members that were read, or that hold nothing but what is known of them.
+        unread: a sentence for each part of which nothing can be said.
     """
 
     format: str
@@ -182,3 +183,4 @@ class Content:
     sources: tuple[ByteSource, ...] = ()
     files: tuple[str, ...] = ()
     members: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()

@@ -11,20 +11,21 @@ from typing import TypeVar
 from perdure.disk.faults import enough_memory, translated
 from perdure.disk.sources import ByteSource, open_source, usable_path
 from perdure.disk.stored import Stored, StoredTensors, with_stored
-from perdure.errors import FormatError, UnsafeError
+from perdure.errors import CorruptError, FileError, FormatError, UnsafeError
 from perdure.foreign.distributed import is_distributed, read_distributed
 from perdure.foreign.gguf import read_gguf
 from perdure.foreign.inert import Content, Use
 from perdure.foreign.numpy_files import read_npy, read_npz
-from perdure.foreign.pickle_files import is_pickle, read_pickle
+from perdure.foreign.other_members import look_into
+from perdure.foreign.pickle_files import is_pickle, may_be_old_pickle, read_pickle
 from perdure.foreign.placed import ForeignStored
 from perdure.foreign.sharded_bin import INDEX_ENDING, find_pickled, read_sharded_bin
 from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
 from perdure.foreign.torch_script import is_torch_script, read_torch_script
 from perdure.foreign.torch_tar import is_torch_tar, read_torch_tar
-from perdure.foreign.torch_zip import folder_of, read_torch_zip
+from perdure.foreign.torch_zip import folder_of, main_pickles, read_torch_zip
 from perdure.foreign.verdicts import judge
-from perdure.foreign.zips import read_zip
+from perdure.foreign.zips import Archive, read_zip
 
 T = TypeVar("T")
 _FIRST_BYTES = 512
@@ -50,8 +51,7 @@ def open_stored(origin: object, *, sealed: bool = True) -> StoredTensors:
     try:
         if not is_foreign(source):
             return Stored(source, sealed=sealed)
-        uses: list[Use] = []
-        return _placed(read_content(source, uses), uses, source.where)
+        return _placed(partial(read_content, source), source.where)
     except BaseException:
         source.close()
         raise
@@ -72,19 +72,26 @@ def _folder(origin: object) -> Path | None:
 
 
 def _open_folder(path: Path, sealed: bool) -> StoredTensors:
-    uses: list[Use] = []
-    content = read_folder(path, uses)
-    if content is not None:
-        return _placed(content, uses, str(path))
+    if _is_foreign_folder(path):
+        return _placed(partial(read_folder, path), str(path))
     lone = _pickled_in(path)
     return open_stored(lone, sealed=sealed) if lone else Stored(path, sealed=sealed)
 
 
-def read_folder(path: Path, uses: list[Use]) -> Content | None:
-    """Read a folder whose files belong together, of another kind than safetensors; None where it is none such.
+def _is_foreign_folder(path: Path) -> bool:
+    """Tell a folder whose files belong together, of another kind than safetensors, or the index of one."""
+    with translated("reading", str(path)):
+        if is_distributed(path):
+            return True
+        pickled = _pickled_in(path)
+        return pickled is not None and pickled.name.endswith(INDEX_ENDING)
+
+
+def read_folder(path: Path, uses: list[Use]) -> Content:
+    """Read a folder whose files belong together, of another kind than safetensors.
 
     Args:
-        path: the folder, or an index in it.
+        path: the folder, or an index in it; one that `_is_foreign_folder` tells to be such.
         uses: receives what its pickles name, also where reading fails.
 
     Raises:
@@ -94,10 +101,9 @@ def read_folder(path: Path, uses: list[Use]) -> Content | None:
     with translated("reading", str(path)), enough_memory(str(path)):
         if is_distributed(path):
             return read_distributed(path, uses)
-        pickled = _pickled_in(path)
-        if pickled is not None and pickled.name.endswith(INDEX_ENDING):
-            return read_sharded_bin(pickled, uses, read_content)
-        return None
+        index = _pickled_in(path)
+        assert index is not None
+        return read_sharded_bin(index, uses, read_content)
 
 
 def _pickled_in(path: Path) -> Path | None:
@@ -109,7 +115,14 @@ def _pickled_in(path: Path) -> Path | None:
     return find_pickled(path)
 
 
-def _placed(content: Content, uses: list[Use], where: str) -> ForeignStored:
+def _placed(read: Callable[[list[Use]], Content], where: str) -> ForeignStored:
+    """Read a file, and take what is in it unless it would run something; that is said first, whatever else is wrong."""
+    uses: list[Use] = []
+    try:
+        content = read(uses)
+    except FileError:
+        refuse_dangerous(uses, where)
+        raise
     try:
         refuse_dangerous(uses, where)
         with enough_memory(where):
@@ -138,7 +151,7 @@ def refuse_dangerous(uses: list[Use], where: str) -> None:
 
 def is_foreign(source: ByteSource) -> bool:
     """Tell a file of another kind from a safetensors file, and from what is none at all."""
-    return _kind(source.read(0, min(_FIRST_BYTES, source.n_bytes))) is not None
+    return _reader_of(source) is not None
 
 
 def read_content(source: ByteSource, uses: list[Use]) -> Content:
@@ -151,7 +164,7 @@ def read_content(source: ByteSource, uses: list[Use]) -> Content:
     Raises:
         FormatError, CorruptError, LimitError: as `open_stored`.
     """
-    read = _kind(source.read(0, min(_FIRST_BYTES, source.n_bytes)))
+    read = _reader_of(source)
     if read is None:
         raise FormatError(f"reading {source.where}: it begins like no kind of file that is read.")
     with enough_memory(source.where):
@@ -163,8 +176,9 @@ def read_content(source: ByteSource, uses: list[Use]) -> Content:
 _Read = Callable[[ByteSource, list[Use]], Content]
 
 
-def _kind(first: bytes) -> _Read | None:
+def _reader_of(source: ByteSource) -> _Read | None:
     """Tell from a file's first bytes which reader takes it."""
+    first = source.read(0, min(_FIRST_BYTES, source.n_bytes))
     if first.startswith(ZIP_BEGINNINGS):
         return _read_zip
     if first.startswith(b"GGUF"):
@@ -177,7 +191,21 @@ def _kind(first: bytes) -> _Read | None:
         return read_torch_legacy
     if is_pickle(first):
         return read_pickle
-    return None
+    header_bytes = int.from_bytes(first[:8], "little")
+    return _read_old_pickle if may_be_old_pickle(first) and header_bytes > source.n_bytes else None
+
+
+def _read_old_pickle(source: ByteSource, uses: list[Use]) -> Content:
+    """Read what may be a pickle of protocol 0 or 1, which nothing but its opcodes tells from any text."""
+    try:
+        return read_pickle(source, uses)
+    except CorruptError:
+        if uses:
+            raise
+        raise FormatError(
+            f"reading {source.where}: it is of no kind that is read; it begins with "
+            f"{source.read(0, min(20, source.n_bytes))!r}. Name a file of weights."
+        ) from None
 
 
 ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -186,6 +214,13 @@ ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
     archive = read_zip(source, source.where)
     folder = folder_of(archive)
+    unread = look_into(archive, main_pickles(archive, folder), uses)
+    content = _read_archive(archive, folder, source, uses)
+    content.unread += unread
+    return content
+
+
+def _read_archive(archive: Archive, folder: str | None, source: ByteSource, uses: list[Use]) -> Content:
     if folder is not None and is_torch_script(archive, folder):
         return read_torch_script(archive, folder, source.where, uses)
     if folder is not None:

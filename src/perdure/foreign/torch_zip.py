@@ -60,6 +60,11 @@ def read_part(archive: Archive, folder: str, part: str, where: str, uses: list[U
     return value, frozenset([pickle.name, *storages.members])
 
 
+def main_pickles(archive: Archive, folder: str | None) -> frozenset[str]:
+    """Return the members that the readers of archives interpret themselves."""
+    return frozenset() if folder is None else frozenset((f"{folder}data.pkl", f"{folder}constants.pkl"))
+
+
 def _known(archive: Archive, folder: str) -> set[str]:
     """Return the members, beside storages, that say nothing but what is known of them."""
     own = {f"{folder}{name}" for name in _OWN_MEMBERS}
@@ -99,7 +104,7 @@ class _Storages:
             )
         self.members.add(member.name)
         item_bytes = ENCODED_BYTES[dtype]
-        if member.n_bytes != n_elements * item_bytes:
+        if member.n_bytes // item_bytes != n_elements:
             raise broken(
                 self._where,
                 f"its storage {key[:40]!r} should take {n_elements * item_bytes} bytes and takes {member.n_bytes}.",
