@@ -80,7 +80,10 @@ def _run(rank: int, folder: str) -> None:
             "turned": (line, [Shard(0)]),
         }
         cuts["narrow"] = (line, [Shard(1)])
-        state = {name: distribute_tensor(t, *cuts[name], src_data_rank=None) if name in cuts else t for name, t in tensors().items()}
+        state = {
+            name: distribute_tensor(t, *cuts[name], src_data_rank=None) if name in cuts else t
+            for name, t in tensors().items()
+        }
         dcp.save({"state_dict": state, "step": 7}, checkpoint_id=f"{folder}/sharded")
         net = model()
         fully_shard(net, mesh=line)

@@ -30,7 +30,6 @@ class Excerpt(ByteSource):
         return self._source.read_some(self._position + offset, [views[0][:n_bytes]]) if n_bytes > 0 else 0
 
 
-
 def read_inner_zip(source: ByteSource, position: int, n_bytes: int, where: str, uses: list[Use]) -> Content:
     """Read an archive of `torch.save` that lies within another file.
 
