@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import distributed_writing as writing
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -23,6 +22,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+import distributed_writing as writing
 import perdure
 from perdure.errors import CorruptError, FileError, FormatError, LimitError, UnsafeError
 

@@ -100,7 +100,7 @@ def test_links_of_a_cache_are_followed(tmp_path: Path) -> None:
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(CorruptError, match="pytorch_model-00002-of-00002.bin is missing"):
+    with pytest.raises(CorruptError, match=r"pytorch_model-00002-of-00002\.bin is missing"):
         perdure.open(tmp_path)
 
 
@@ -111,10 +111,10 @@ def test_index_and_shards_must_agree(tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match="says that it holds 'c'; it does not"):
         perdure.open(tmp_path)
     change(index, c=None, a__bias=None)
-    with pytest.raises(CorruptError, match="holds 'a.bias', which is nowhere by the index"):
+    with pytest.raises(CorruptError, match=r"holds 'a\.bias', which is nowhere by the index"):
         perdure.open(tmp_path)
     change(index, a__bias="pytorch_model-00002-of-00002.bin")
-    with pytest.raises(CorruptError, match="holds 'a.bias', which is in pytorch_model-00002"):
+    with pytest.raises(CorruptError, match=r"holds 'a\.bias', which is in pytorch_model-00002"):
         perdure.open(tmp_path)
 
 
