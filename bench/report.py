@@ -165,7 +165,9 @@ BIG_LINES = (
         must=False,
     ),
     Line("cold cache: O_DIRECT read / perdure", _ratio("cold_raw", "cold_perdure"), 0.9, True),
-    Line(".pth into memory: torch.load / perdure, CRC compared", _ratio("pth_torch", "pth_perdure"), 3, True, must=False),
+    Line(
+        ".pth into memory: torch.load / perdure, CRC compared", _ratio("pth_torch", "pth_perdure"), 3, True, must=False
+    ),
     Line(
         ".pth opened and summed: torch.load / perdure.open",
         _ratio("pth_torch_summed", "pth_perdure_mapped"),

@@ -43,7 +43,7 @@ class Forged:
         true = {
             "magic": b"PK\1\2", "name": raw, "flags": 0 if raw.isascii() else UTF8, "method": 0 if packed is None else 8,
             "crc": zlib.crc32(content), "stored": len(self.content), "size": len(content), "extra": b"",
-            "attributes": 0, "disk": 0, "comment": b"",
+            "needs": 20, "attributes": 0, "disk": 0, "comment": b"",
         }  # fmt: skip
         self.directory: dict[str, Any] = {**true, **fields}
         self.local: dict[str, Any] = {
@@ -72,7 +72,17 @@ class Forged:
 
     def listed(self, offset: int) -> bytes:
         field = self.directory
-        numbers = (788, 20, field["flags"], field["method"], 0, 0, field["crc"], field["stored"], field["size"])
+        numbers = (
+            788,
+            field["needs"],
+            field["flags"],
+            field["method"],
+            0,
+            0,
+            field["crc"],
+            field["stored"],
+            field["size"],
+        )
         name, more, comment = field["name"], field["extra"], field["comment"]
         rest = (len(name), len(more), len(comment), field["disk"], 0, field["attributes"], field.get("offset", offset))
         return field["magic"] + struct.pack("<6H3I5H2I", *numbers, *rest) + name + more + comment

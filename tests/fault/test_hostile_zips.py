@@ -128,6 +128,7 @@ BAD: dict[str, tuple[bytes, type[FileError], str]] = {
     "bytes in the directory": (TWO + LISTING + b"more" + end(2, len(LISTING) + 4, len(TWO)), CorruptError, "4 bytes more than its 2"),
     "two directories": (TWO + LISTING * 2 + end(2, len(LISTING) * 2, len(TWO)), CorruptError, "bytes more than its 2 entries"),
     "fewer entries than said": (archive(A, B, count=3), CorruptError, "too short for 3"),
+    "fewer entries than said, of which one is long": (archive(Forged("a" * 60), count=2), CorruptError, "ends within entry 1"),
     "more entries than said": (archive(A, B, count=1), CorruptError, "bytes more than its 1 entries"),
     "many more entries than there is room": (archive(A, count=60_000), CorruptError, "too short for 60000"),
     "counts that differ": (archive(A, B, here=1), FormatError, "volume"),
@@ -204,6 +205,7 @@ BAD: dict[str, tuple[bytes, type[FileError], str]] = {
     "lzma": (named("a", method=14), FormatError, r"method 14 \(lzma\)"),
     "zstd": (named("a", method=93), FormatError, r"method 93 \(zstd\)"),
     "no method": (named("a", method=7777), FormatError, r"method 7777 \(unknown\)"),
+    "a later version": (named("a", needs=64), FormatError, "needs version 6.4"),
     "a flag for patches": (named("a", flags=0x20), CorruptError, "flags that mean nothing here"),
     # names
     "twice": (archive(A, A), CorruptError, "two entries of one name, 'a' and 'a'"),
@@ -230,6 +232,8 @@ BAD: dict[str, tuple[bytes, type[FileError], str]] = {
     "a link": (named("a", attributes=0o120777 << 16), CorruptError, "symbolic link"),
     "a device": (named("a", attributes=0o020666 << 16), CorruptError, "a device"),
     "a pipe": (named("a", attributes=0o010666 << 16), CorruptError, "a pipe"),
+    "a folder by its attributes": (named("a", attributes=0x10), CorruptError, "a folder by its attributes"),
+    "a folder by its mode": (named("a", attributes=0o040755 << 16), CorruptError, "a folder by its attributes"),
     "a folder with content": (named("m/"), CorruptError, "is a folder, yet has 1 bytes"),
     # sizes
     "a bomb": (archive(Forged("a", b"", bytes(5_000_000), size=FAR, extra=zip64(5_100_000_000), local={"size": 0, "extra": b""})), LimitError, "more than 1000 times"),

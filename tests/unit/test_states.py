@@ -17,9 +17,9 @@ def module(name, parameters=None, buffers=None, modules=None, **attributes):
     return Made(Named("lost.code", name), state=state, called=False)
 
 
-W, B, O = tensor(), tensor(), tensor()
+W, B, M = tensor(), tensor(), tensor()
 STATE = {"fc.weight": W, "fc.bias": B}
-OPTIMIZER = {"state": {0: {"exp_avg": O}}, "param_groups": [{"lr": 0.1}]}
+OPTIMIZER = {"state": {0: {"exp_avg": M}}, "param_groups": [{"lr": 0.1}]}
 
 FOUND = {
     "a state dict": (STATE, (), ["fc.weight", "fc.bias"], None),
@@ -41,7 +41,7 @@ FOUND = {
     "an average beside another name": ({"mine": STATE, "mine_ema": dict(STATE), "n": 1}, ("mine",), list(STATE), ["mine_ema", "n"]),
     "nested twice": ({"checkpoint": {"model": STATE, "args": {}}, "n": 1}, ("checkpoint", "model"), list(STATE), None),
     "two side by side": (
-        {"generator": STATE, "critic": {"w": O}, "opt": OPTIMIZER},
+        {"generator": STATE, "critic": {"w": M}, "opt": OPTIMIZER},
         (),
         ["generator.fc.weight", "generator.fc.bias", "critic.w"],
         {"opt": OPTIMIZER},
@@ -71,11 +71,13 @@ def test_versions_come_from_the_attributes_of_an_ordered_dict():
 
 
 def test_walks_a_whole_model_whose_class_is_lost():
-    inner = module("Norm", {"weight": W, "bias": None}, {"mean": B, "scratch": O}, _non_persistent_buffers_set={"scratch"})
-    model = module("Net", {"scale": O}, {}, {"norm": inner, "again": inner, "gone": None})
+    inner = module(
+        "Norm", {"weight": W, "bias": None}, {"mean": B, "scratch": M}, _non_persistent_buffers_set={"scratch"}
+    )
+    model = module("Net", {"scale": M}, {}, {"norm": inner, "again": inner, "gone": None})
     found = find_state({"model": model, "epoch": 4}, "file")
     assert found.tensors == {
-        "scale": O,
+        "scale": M,
         "norm.weight": W,
         "norm.mean": B,
         "again.weight": W,
@@ -87,9 +89,9 @@ def test_walks_a_whole_model_whose_class_is_lost():
 
 
 def test_a_prefix_chooses_another_nesting_and_the_rest_of_it_stays():
-    value = {"model": STATE, "ema": {"model": {"fc.weight": O}, "decay": 0.9}}
+    value = {"model": STATE, "ema": {"model": {"fc.weight": M}, "decay": 0.9}}
     found, left = state_under(value, "ema.model.fc", "file")
-    assert found.tensors == {"fc.weight": O} and left == "fc"
+    assert found.tensors == {"fc.weight": M} and left == "fc"
     assert state_under(value, "nothing", "file") is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 
 import zstandard
 
@@ -54,7 +55,7 @@ def wrap(name: str, packed: bytes) -> tuple[str, str]:
     return _PREFIX + name, base64.b64encode(packed).decode()
 
 
-def unpack(metadata: dict[str, str], name: str, where: str, limit: int = MAX_UNPACKED_BYTES) -> bytes | None:
+def unpack(metadata: Mapping[str, str], name: str, where: str, limit: int = MAX_UNPACKED_BYTES) -> bytes | None:
     """Return the content of a blob, or None where there is none of that name.
 
     Raises:

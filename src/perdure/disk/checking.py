@@ -15,9 +15,9 @@ from perdure.disk import capabilities
 from perdure.disk.blobs import KNOWN, MAX_UNPACKED_BYTES, unpack
 from perdure.disk.consistency import check_alias, check_composed
 from perdure.disk.crew import run_in_threads
-from perdure.disk.specs import stored_spec
 from perdure.disk.faults import enough_memory
 from perdure.disk.sources import BytesSource, name_of
+from perdure.disk.specs import stored_spec
 from perdure.disk.stored import Stored, StoredFile, open_file, with_stored
 from perdure.errors import CorruptError, FileError, ProtocolError
 from perdure.records import values

@@ -28,10 +28,11 @@ SEVERITY = ("safe", "needs code", "damaged", "dangerous")
 
 INDEX_ENDING = ".safetensors.index.json"
 
-MODEL_ENDINGS = frozenset(
-    ".safetensors .pt .pth .bin .ckpt .pkl .pickle .p .npz .npy .gguf .pt2 .ptl .tar .joblib .dill .h5 .hdf5 .keras "
-    ".onnx .zip .7z .distcp .model .th .mar .torch .msgpack .nemo .ot .dat .pdparams .tflite .pb".split()
-)
+_ENDINGS = """
+    .safetensors .pt .pth .bin .ckpt .pkl .pickle .p .npz .npy .gguf .pt2 .ptl .tar .joblib .dill .h5 .hdf5 .keras .onnx .zip
+    .7z .distcp .model .th .mar .torch .msgpack .nemo .ot .dat .pdparams .tflite .pb
+"""
+MODEL_ENDINGS = frozenset(_ENDINGS.split())
 """Files of these endings are models, or pass for some; in a folder, others are passed over unless their content says so."""
 
 
@@ -84,7 +85,9 @@ def _check_foreign(name: str, source: ByteSource, progress: Progress | None) -> 
     if archive is not None:
         findings += _check_archive(archive, content, uses, progress)
     elif content is not None:
-        findings.append(Finding("Unknown", f"{content.format}: it has no checksums, so only its form was checked.", name))
+        findings.append(
+            Finding("Unknown", f"{content.format}: it has no checksums, so only its form was checked.", name)
+        )
     verdict = "damaged" if any(finding.kind in _DAMAGE for finding in findings) else "safe"
     said = [entry for entry in judge(uses) if entry.severity != "safe"]
     findings = [Finding(entry.severity, entry.sentence, os.path.basename(name)) for entry in said] + findings

@@ -1,4 +1,4 @@
-"""Small numbers packed into bytes, as the block formats of GGUF have them."""
+"""Small numbers packed into bytes, and runs of them under one scale, as the block formats of GGUF have them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,21 @@ def fields(packed: Bytes, width: int, together: int = 1) -> Bytes:
 def signs(packed: Bytes) -> Floats:
     """Return −1 for each bit that is set, the lowest first, and 1 for the others, in shape (n, m · 8)."""
     return np.float32(1) - np.float32(2) * fields(packed, 1)
+
+
+def scaled(numbers: Floats, scales: Floats, least: Floats | None = None) -> Floats:
+    """Multiply equal runs of the numbers in place with a scale each, and take a least value each from them.
+
+    Args:
+        numbers: in shape (n, m), or any other of as many.
+        scales: in shape (n, runs).
+        least: in shape (n, runs).
+
+    Returns:
+        The numbers, in shape (n, m).
+    """
+    runs = numbers.reshape(*scales.shape, -1)
+    runs *= scales[:, :, None]
+    if least is not None:
+        runs -= least[:, :, None]
+    return runs.reshape(len(scales), -1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perdure.foreign.gguf_bits import Bytes, Floats, fields, halves, signs, words
+from perdure.foreign.gguf_bits import Bytes, Floats, fields, halves, scaled, signs, words
 from perdure.foreign.gguf_grids import grid
 
 _SHIFT = np.float32(0.125)
@@ -19,8 +19,7 @@ _SIGNS_OF_SEVEN_BITS = np.array([bits | bits.bit_count() % 2 << 7 for bits in ra
 
 def _signed(points: Floats, eight_signs: Bytes, scales: Floats) -> Floats:
     """Return points with a bit of sign for each coordinate, in equal runs with a scale each."""
-    weights = points.reshape(len(scales), -1) * signs(eight_signs)
-    return (scales[:, :, None] * weights.reshape(*scales.shape, -1)).reshape(len(scales), -1)
+    return scaled(points.reshape(len(scales), -1) * signs(eight_signs), scales)
 
 
 def _packed_signs(packed: np.ndarray) -> Bytes:
@@ -73,8 +72,7 @@ def iq3_s(blocks: Bytes) -> Floats:
 
 def _shifted(points: Floats, down: np.ndarray, scales: Floats) -> Floats:
     """Return points moved up or down, equal runs together, in equal runs with a scale each."""
-    moved = points.reshape(*down.shape, -1) + np.where(down, -_SHIFT, _SHIFT)[:, :, None]
-    return (scales[:, :, None] * moved.reshape(*scales.shape, -1)).reshape(len(scales), -1)
+    return scaled(points.reshape(*down.shape, -1) + np.where(down, -_SHIFT, _SHIFT)[:, :, None], scales)
 
 
 def _odd(scale: Floats, numbers: np.ndarray) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perdure.foreign.gguf_bits import Bytes, Floats, fields, halves, words
+from perdure.foreign.gguf_bits import Bytes, Floats, fields, halves, scaled, words
 
 FOUR_BIT_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 """What the four bits of IQ4_NL and IQ4_XS stand for."""
@@ -83,19 +83,10 @@ def q8_k(blocks: Bytes) -> Floats:
     return blocks[:, 4:260].view(np.int8).astype(np.float32) * scale
 
 
-def _scaled(numbers: Floats, scales: Floats, least: Floats | None = None) -> Floats:
-    """Multiply equal runs of the numbers with a scale each, and take a least value each from them."""
-    runs = numbers.reshape(*scales.shape, -1)
-    runs *= scales[:, :, None]
-    if least is not None:
-        runs -= least[:, :, None]
-    return runs.reshape(len(numbers), -1)
-
-
 def q2_k(blocks: Bytes) -> Floats:
     """16 runs of 16 numbers from 0 to 3, each run with four bits of scale and four of a least value."""
     scales = blocks[:, :16]
-    return _scaled(
+    return scaled(
         fields(blocks[:, 16:80], 2, 32).astype(np.float32),
         halves(blocks, 80) * (scales & np.uint8(15)),
         halves(blocks, 82) * (scales >> np.uint8(4)),
@@ -106,7 +97,7 @@ def q3_k(blocks: Bytes) -> Floats:
     """16 runs of 16 numbers from −4 to 3, each run with six bits of scale; their third bits stand apart."""
     scales = fields(blocks[:, 96:104], 4, 8) | fields(blocks[:, 104:108], 2, 4) << np.uint8(4)
     numbers = fields(blocks[:, 32:96], 2, 32) | fields(blocks[:, :32], 1, 32) << np.uint8(2)
-    return _scaled(numbers.astype(np.float32) - np.float32(4), halves(blocks, 108) * (scales.astype(np.float32) - 32))
+    return scaled(numbers.astype(np.float32) - np.float32(4), halves(blocks, 108) * (scales.astype(np.float32) - 32))
 
 
 def _scales_and_least(packed: Bytes) -> tuple[Bytes, Bytes]:
@@ -125,21 +116,21 @@ def q4_k(blocks: Bytes) -> Floats:
     """8 runs of 32 numbers from 0 to 15, each run with six bits of scale and six of a least value."""
     scales, least = _scales_and_least(blocks[:, 4:16])
     numbers = fields(blocks[:, 16:], 4, 32).astype(np.float32)
-    return _scaled(numbers, halves(blocks, 0) * scales, halves(blocks, 2) * least)
+    return scaled(numbers, halves(blocks, 0) * scales, halves(blocks, 2) * least)
 
 
 def q5_k(blocks: Bytes) -> Floats:
     """8 runs of 32 numbers from 0 to 31, each run with six bits of scale and six of a least value."""
     scales, least = _scales_and_least(blocks[:, 4:16])
     numbers = fields(blocks[:, 48:], 4, 32) | fields(blocks[:, 16:48], 1, 32) << np.uint8(4)
-    return _scaled(numbers.astype(np.float32), halves(blocks, 0) * scales, halves(blocks, 2) * least)
+    return scaled(numbers.astype(np.float32), halves(blocks, 0) * scales, halves(blocks, 2) * least)
 
 
 def q6_k(blocks: Bytes) -> Floats:
     """16 runs of 16 numbers from −32 to 31, each run with a signed byte as its scale."""
     numbers = fields(blocks[:, :128], 4, 64) | fields(blocks[:, 128:192], 2, 32) << np.uint8(4)
     scales = halves(blocks, 208) * blocks[:, 192:208].view(np.int8)
-    return _scaled(numbers.astype(np.float32) - np.float32(32), scales)
+    return scaled(numbers.astype(np.float32) - np.float32(32), scales)
 
 
 def tq1_0(blocks: Bytes) -> Floats:
@@ -168,7 +159,7 @@ def iq4_xs(blocks: Bytes) -> Floats:
     """8 runs of 32 of the values of IQ4_NL, each run with six bits of scale."""
     scales = fields(blocks[:, 4:8], 4) | fields(blocks[:, 2:4], 2) << np.uint8(4)
     numbers = FOUR_BIT_VALUES[fields(blocks[:, 8:], 4, 16)]
-    return _scaled(numbers, halves(blocks, 0) * (scales.astype(np.float32) - np.float32(32)))
+    return scaled(numbers, halves(blocks, 0) * (scales.astype(np.float32) - np.float32(32)))
 
 
 def mxfp4(blocks: Bytes) -> Floats:
@@ -178,4 +169,4 @@ def mxfp4(blocks: Bytes) -> Floats:
 
 def nvfp4(blocks: Bytes) -> Floats:
     """4 runs of 16 floats of four bits, each run with a float of eight bits as its scale."""
-    return _scaled(_E2M1_DOUBLED[fields(blocks[:, 4:], 4, 8)], _E4M3_HALVED[blocks[:, :4]])
+    return scaled(_E2M1_DOUBLED[fields(blocks[:, 4:], 4, 8)], _E4M3_HALVED[blocks[:, :4]])

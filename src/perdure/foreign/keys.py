@@ -7,7 +7,7 @@ import decimal
 import fractions
 import pathlib
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +30,7 @@ class KeyChecker:
         self._alike: dict[int, tuple[object, Counter[int]]] = {}
 
     def check(self, owner: object, key: Any) -> int:
-        """Return what hashing the key costs, in characters and parts.
+        """Return what hashing and comparing the key may cost: its parts, and the characters of long texts.
 
         Args:
             owner: the dict or set that it is for.
@@ -40,7 +40,7 @@ class KeyChecker:
             ValueError: it cannot be a key, or too many in `owner` have the same hash.
         """
         if type(key) in (str, bytes):
-            return len(key)
+            return len(key) if len(key) > LONG_TEXT else 1
         cost = _cost_of(key)
         if type(key) is not int or not -(2**60) < key < 2**60:
             _, counts = self._alike.setdefault(id(owner), (owner, Counter()))
@@ -62,6 +62,31 @@ def check_keys(keys: Iterable[Any]) -> None:
         checker.check(checker, key)
 
 
+_COPIES = 4  # what the copy of one value costs, in memory, against the time that one part of a key takes
+
+
+def cost_of_copying(args: Iterable[Any]) -> int:
+    """Return what it may cost to make containers or texts of arguments, in the same unit as `KeyChecker.check`."""
+    cost = 0
+    for arg in args:
+        if isinstance(arg, (list, tuple, set, frozenset)):
+            cost += sum(_cost_of_member(item) for item in arg if type(item) in (str, bytes, tuple, list, frozenset))
+            cost += _COPIES * len(arg)
+        elif isinstance(arg, (str, bytes, bytearray, dict, deque)):
+            cost += _COPIES * len(arg)
+        elif type(arg) is Storage:
+            cost += _COPIES * arg.n_bytes
+    return cost
+
+
+def _cost_of_member(item: Any) -> int:
+    """Return what hashing a member of a list, or the first of a pair, may cost; nothing where that is refused anyway."""
+    try:
+        return _cost_of(item[0] if type(item) is list and item else item)
+    except ValueError:
+        return _MAX_PARTS
+
+
 def _cost_of(key: Any) -> int:
     """Count the parts of a key without hashing it: tuples within tuples may hash for ever, or overflow the stack."""
     n_parts = cost = 0
@@ -69,7 +94,7 @@ def _cost_of(key: Any) -> int:
     while waiting:
         part = waiting.pop()
         n_parts += 1
-        cost += len(part) if type(part) in (str, bytes) else 1
+        cost += len(part) if type(part) in (str, bytes) and len(part) > LONG_TEXT else 1
         if type(part) in (tuple, frozenset):
             waiting.extend(part if len(part) <= _MAX_PARTS else ())
             n_parts += len(part) if len(part) > _MAX_PARTS else 0

@@ -8,8 +8,15 @@ from typing import Any
 from perdure.foreign.calls import Builder
 from perdure.foreign.inert import Named
 from perdure.foreign.numpy_names import NUMPY_BUILDERS, NUMPY_REFERENCES
-from perdure.foreign.plain_names import COPYING, HOLDING, PLAIN_BUILDERS, PLAIN_CONSTANTS, PLAIN_REFERENCES
-from perdure.foreign.torch_names import TORCH_BUILDERS, TORCH_REFERENCES, load_nested
+from perdure.foreign.plain_names import (
+    HARMLESS_FACTORIES,
+    HOLDING,
+    PLAIN_BUILDERS,
+    PLAIN_CONSTANTS,
+    PLAIN_COPYING,
+    PLAIN_REFERENCES,
+)
+from perdure.foreign.torch_names import TORCH_BUILDERS, TORCH_REFERENCES, load_nested, nested_octets
 
 BUILDERS: dict[tuple[str, str], Builder] = {**PLAIN_BUILDERS, **NUMPY_BUILDERS, **TORCH_BUILDERS}
 """Names that may be called, and instances of which may be made, with what makes the value."""
@@ -20,9 +27,22 @@ REFERENCES = PLAIN_REFERENCES | NUMPY_REFERENCES | TORCH_REFERENCES
 CONSTANTS: dict[tuple[str, str], Any] = PLAIN_CONSTANTS
 """Names that stand for a value of Python's."""
 
+COPYING = PLAIN_COPYING | {load_nested}
+"""Builders that take time, or memory, in proportion to what they are given."""
+
 _SAME_MODULES = {"_operator": "operator", "_functools": "functools", "_io": "io", "_collections": "collections"}
 
-__all__ = ["BUILDERS", "CONSTANTS", "COPYING", "HOLDING", "REFERENCES", "canonical", "load_nested"]
+__all__ = [
+    "BUILDERS",
+    "CONSTANTS",
+    "COPYING",
+    "HARMLESS_FACTORIES",
+    "HOLDING",
+    "REFERENCES",
+    "canonical",
+    "load_nested",
+    "nested_octets",
+]
 
 
 def canonical(named: Named) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 from perdure.errors import CorruptError, LimitError
 from perdure.foreign.inert import ComposedTensor, Made, Tensor
@@ -78,7 +77,9 @@ def walk(model: Made, where: str, start: str = "") -> Walked:
 
 def _check_name(key: object, prefix: str, where: str) -> None:
     if not isinstance(key, str):
-        raise CorruptError(f"reading {where}: the module {prefix[:100]!r} has the name {str(key)[:40]!r}, which is no text.")
+        raise CorruptError(
+            f"reading {where}: the module {prefix[:100]!r} has the name {str(key)[:40]!r}, which is no text."
+        )
 
 
 def _own(module: Made) -> Iterator[tuple[str, Tensor | ComposedTensor, str]]:

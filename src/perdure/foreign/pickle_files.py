@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure.disk.faults import broken
-from perdure.disk.sources import BytesSource, ByteSource
+from perdure.disk.sources import ByteSource, BytesSource
 from perdure.foreign.inert import Content, Storage, Use
 from perdure.foreign.pickles import interpret
 from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy

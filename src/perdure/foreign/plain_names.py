@@ -8,6 +8,7 @@ import decimal
 import fractions
 import pathlib
 import re
+import typing
 import uuid
 from collections import Counter, deque
 from typing import Any
@@ -137,30 +138,31 @@ def _make_number(*args: Any) -> Any:
     return args[0]
 
 
-def _type_of(value: Any) -> Named:
-    if value is None:
+def _type_of(*args: Any) -> Named:
+    if args == (None,):
         return Named("types", "NoneType")
-    if value is ...:
+    if args == (...,):
         return Named("types", "EllipsisType")
     raise MisuseError
 
 
-def _get_attribute(owner: Any, name: Any) -> Named:
+def _get_attribute(*args: Any) -> Named:
     """Name an attribute of what a name stands for, as a dotted name does."""
+    owner, name = args if len(args) == 2 else (None, None)
     if type(owner) is not Named or type(name) is not str or not name.isidentifier() or name.startswith("__"):
         raise MisuseError
     return Named(owner.module, f"{owner.name}.{name}")
 
 
-def _get_item(owner: Any, *_key: Any) -> Any:
+def _get_item(owner: Any = None, *_key: Any) -> Any:
     """Keep a type with arguments, such as `typing.List[int]`."""
     if type(owner) is not Named or owner.module not in ("typing", "collections.abc", "builtins", "__builtin__"):
         raise MisuseError
     return NotImplemented
 
 
-def _iterate(values: Any) -> Any:
-    if type(values) not in (list, tuple, str, bytes, bytearray, dict, set, frozenset, range):
+def _iterate(values: Any = None, *end: Any) -> Any:
+    if end or type(values) not in (list, tuple, str, bytes, bytearray, dict, set, frozenset, range):
         raise MisuseError
     return NotImplemented
 
@@ -333,17 +335,29 @@ PLAIN_REFERENCES = frozenset(
     ]
     + [("types", name) for name in ("NoneType", "EllipsisType")]
     + [("zoneinfo", "ZoneInfo")]
+    + [("typing", name) for name in typing.__all__]
 )
 """Names that are harmless as long as the file only refers to them."""
 
 PLAIN_CONSTANTS = {("builtins", "Ellipsis"): ...}
 
-COPYING: frozenset[Any] = frozenset(
-    (_make_list, _make_tuple, _make_set, _make_frozenset, _make_dict, _make_bytes, _make_bytearray, _make_ordered)
-    + (_make_counter, _make_defaultdict, _make_deque, _encode, _make_decimal, _make_posix_path, _make_windows_path)
-    + (_make_fraction, _make_compiled_pattern)
+PLAIN_COPYING: frozenset[Any] = frozenset(
+    (
+        *(_make_list, _make_tuple, _make_set, _make_frozenset, _make_dict, _make_ordered, _make_counter),
+        *(_make_defaultdict, _make_deque, _make_bytes, _make_bytearray, _encode, _make_decimal, _make_fraction),
+        *(_make_compiled_pattern, _make_posix_path, _make_windows_path),
+    )
 )
 """Builders that copy what they are given, or take time in proportion to it."""
 
 HOLDING: frozenset[Any] = frozenset([_make_defaultdict, _keep_partial])
 """Builders of objects that would call what they are given, later."""
+
+HARMLESS_FACTORIES = frozenset(
+    [
+        ("builtins", name)
+        for name in ("list", "tuple", "dict", "set", "frozenset", "int", "float", "str", "bool", "complex")
+    ]
+    + [("collections", name) for name in ("OrderedDict", "defaultdict", "Counter", "deque")]
+)
+"""Names that such an object may call without harm, whatever the arguments."""

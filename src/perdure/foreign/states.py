@@ -12,7 +12,18 @@ from perdure.foreign.modules import is_module, walk
 
 AnyTensor = Tensor | ComposedTensor
 
-MAIN = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "model_state", "state")
+MAIN = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "model_state",
+    "state",
+)
 """What people call the state dict of a checkpoint; the first one that is there is it."""
 
 MAX_COPIES = 100_000

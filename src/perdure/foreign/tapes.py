@@ -42,6 +42,7 @@ class Tape:
         self._stop = min(stop, source.n_bytes)
         self._n_window = 0
         self._frame_end = -1
+        self._fault: CorruptError | None = None
         self._where = where
 
     @property
@@ -64,8 +65,8 @@ class Tape:
             raise self.broken("the pickle ends without saying so; it was cut.")
         if self._frame_end >= 0:
             if position > self._frame_end:
-                raise self.broken("an opcode reaches beyond the end of its frame.")
-            if position == self._frame_end:
+                self._note_fault("an opcode reaches beyond the end of its frame.")
+            if position >= self._frame_end:
                 self._frame_end = -1
         if self.at >= self._n_window - _GUARD:
             self._refill(WINDOW_BYTES)
@@ -74,11 +75,23 @@ class Tape:
     def open_frame(self, n_bytes: int) -> None:
         """Note that a frame of so many bytes begins here."""
         if self._frame_end > self.position:
-            raise self.broken("a frame begins within another.")
+            self._note_fault("a frame begins within another.")
         if self.position + n_bytes > self._stop:
-            raise self.broken(f"a frame of {n_bytes} bytes begins; only {self._stop - self.position} follow.")
-        self._frame_end = self.position + n_bytes
+            self._note_fault(f"a frame of {n_bytes} bytes begins; only {self._stop - self.position} follow.")
+        self._frame_end = min(self.position + n_bytes, self._stop)
         self._set_limit()
+
+    def check_frames(self) -> None:
+        """See that no frame was wrong; that is said at the end, for some readers run on past such a fault.
+
+        Raises:
+            CorruptError: one was.
+        """
+        if self._fault is not None:
+            raise self._fault
+
+    def _note_fault(self, sentence: str) -> None:
+        self._fault = self._fault or self.broken(sentence)
 
     def take(self, n_bytes: int) -> bytes:
         """Take the next bytes into memory."""

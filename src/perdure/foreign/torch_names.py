@@ -12,8 +12,8 @@ from typing import Any
 from perdure.disk.consistency import QUANTIZED, check_composed
 from perdure.errors import CorruptError
 from perdure.foreign.byte_order import held
-from perdure.foreign.calls import Builder, Forward, Later, keep
-from perdure.foreign.inert import ComposedTensor, Made, Named, Tensor, TypedStorage
+from perdure.foreign.calls import Builder, Forward, Later, MisuseError, keep
+from perdure.foreign.inert import ComposedTensor, Made, Named, Storage, Tensor, TypedStorage
 from perdure.foreign.shapes import MAX_ELEMENTS, check_reach, shape_of, sizes_of
 from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import Composed
@@ -273,6 +273,15 @@ def load_nested(*_octets: Any) -> Any:
     return NotImplemented
 
 
+def nested_octets(octets: Any) -> bytes | Storage:
+    """Return the bytes that are a torch file of their own."""
+    if isinstance(octets, bytearray):
+        return bytes(octets)
+    if not isinstance(octets, (bytes, Storage)):
+        raise MisuseError
+    return octets
+
+
 def _unwrap(value: Any, *_type: Any) -> Any:
     return value
 
@@ -301,11 +310,29 @@ _KINDS = ("Double", "Float", "Half", "Long", "Int", "Short", "Char", "Byte", "Bo
 _KINDS += ("ComplexDouble", "ComplexFloat", "QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
 _TENSOR_MODULES = ("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse")
 
+_RESULTS = """
+    _attr _fake_quantize_per_tensor_affine_cachemask_tensor_qparams _fused_moving_avg_obs_fq_helper _linalg_det
+    _linalg_det_out _linalg_eigh _linalg_eigh_out _linalg_slogdet _linalg_slogdet_out _linalg_solve_ex
+    _linalg_solve_ex_out _linalg_svd _linalg_svd_out _lu_with_info _scaled_dot_product_cudnn_attention
+    _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
+    _scaled_dot_product_flash_attention_for_cpu _unpack_dual aminmax aminmax_out cummax cummax_out cummin cummin_out
+    frexp frexp_out geqrf geqrf_out histogram histogram_out histogramdd kthvalue kthvalue_out linalg_cholesky_ex
+    linalg_cholesky_ex_out linalg_eig linalg_eig_out linalg_eigh linalg_eigh_out linalg_inv_ex linalg_inv_ex_out
+    linalg_ldl_factor linalg_ldl_factor_ex linalg_ldl_factor_ex_out linalg_ldl_factor_out linalg_lstsq
+    linalg_lstsq_out linalg_lu linalg_lu_factor linalg_lu_factor_ex linalg_lu_factor_ex_out linalg_lu_factor_out
+    linalg_lu_out linalg_qr linalg_qr_out linalg_slogdet linalg_slogdet_out linalg_solve_ex linalg_solve_ex_out
+    linalg_svd linalg_svd_out lu_unpack lu_unpack_out max max_out median median_out min min_out mode mode_out
+    nanmedian nanmedian_out qr qr_out slogdet slogdet_out sort sort_out svd svd_out topk topk_out triangular_solve
+    triangular_solve_out
+"""
+"""The named tuples that functions of PyTorch return."""
+
 TORCH_BUILDERS: dict[tuple[str, str], Builder] = {
     **{("torch._utils", name): builder for name, builder in _REBUILDERS.items()},
     ("torch.tensor", "_rebuild_from_type_v2"): _make_of_type,
     ("torch._tensor", "_rebuild_from_type_v2"): _make_of_type,
     ("torch.nested._internal.nested_tensor", "_rebuild_njt"): keep,
+    ("torch.nested._internal.nested_tensor", "NestedTensor"): keep,
     ("torch.storage", "_load_from_bytes"): load_nested,
     ("torch.serialization", "_get_layout"): _make_layout,
     ("torch.nn.parameter", "Parameter"): _make_parameter_instance,
@@ -332,6 +359,8 @@ TORCH_BUILDERS: dict[tuple[str, str], Builder] = {
     ("torch.cuda.amp.grad_scaler", "OptState"): keep,
     ("torch.utils.checkpoint", "CheckpointPolicy"): keep,
     ("torch._C", "_SDPBackend"): keep,
+    ("torch._dynamo.decorators", "_DimRange"): keep,
+    **{("torch.return_types", name): keep for name in _RESULTS.split()},
 }
 
 _SCHEMES = [f"per_{what}_{kind}" for what in ("tensor", "channel") for kind in ("affine", "symmetric")]
@@ -350,6 +379,5 @@ TORCH_REFERENCES = frozenset(
     ]
     + [("torch.storage", name) for name in ("TypedStorage", "_TypedStorage", "_UntypedStorage")]
     + [("torch", name) for name in ("TypedStorage", "_TypedStorage", "_UntypedStorage", "dtype", "layout")]
-    + [("torch.nested._internal.nested_tensor", "NestedTensor")]
 )
 """Names that are harmless as long as the file only refers to them."""

@@ -13,25 +13,31 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from perdure.foreign.inert import Named, Use
-from perdure.foreign.known_names import BUILDERS, REFERENCES, canonical
+from perdure.foreign.known_names import BUILDERS, HARMLESS_FACTORIES, REFERENCES, canonical
 
 SEVERITIES = ("safe", "needs code", "dangerous")
 """In ascending order."""
 
-_GONE = (  # of the standard library of other versions and systems than this Python's
-    "asynchat asyncore audioop binhex cgi cgitb chunk commands compiler crypt distutils dl exceptions formatter ihooks imageop "
-    "imghdr imp lib2to3 macpath macurl2path mailcap md5 msilib new nis nntplib ntpath os2 ossaudiodev parser pipes popen2 posix "
-    "posixfile rexec riscos sets sha sha1 smtpd sndhdr spwd statvfs sunau symbol telnetlib test this tputil uu xdrlib"
-)
+_GONE = """
+    asynchat asyncore audioop binhex cgi cgitb chunk commands compiler crypt distutils dl exceptions formatter ihooks
+    imageop imghdr imp lib2to3 macpath macurl2path mailcap md5 msilib new nis nntplib ntpath os2 ossaudiodev parser pipes
+    popen2 posix posixfile rexec riscos sets sha sha1 smtpd sndhdr spwd statvfs sunau symbol telnetlib test this tputil uu
+    xdrlib
+"""
+"""Of the standard library of other versions and systems than this Python's."""
+
 STANDARD_LIBRARY = frozenset(sys.stdlib_module_names) | frozenset(IMPORT_MAPPING) | frozenset(_GONE.split())
 
 _WELL_KNOWN = ("torch", "numpy", "_numpy", "functorch", "torchgen")
 """Packages whose harmless calls are all on the list, so that no other call can be taken for one."""
 
 _RECONSTRUCTOR = re.compile(r"(_?rebuild|_?reconstruct|_?unpickle|__pyx_unpickle)(_|\Z|[A-Z])|_new_[A-Z]")
-_ORDINARY = frozenset(  # names of the standard library that packages often give to modules of their own
-    ["calendar", "cmd", "code", "codecs", "collections", "config", "copy", "dataclasses", "datetime", "enum", "graphlib", "html", "io", "json", "logging", "numbers", "operator", "parser", "pathlib", "platform", "profile", "profiles", "queue", "random", "select", "signal", "statistics", "string", "symbol", "token", "tokenize", "trace", "types", "typing", "uuid"]
-)
+_ORDINARY = """
+    calendar cmd code codecs collections config copy dataclasses datetime enum graphlib html io json logging numbers
+    operator parser pathlib platform profile profiles queue random select signal statistics string symbol token tokenize
+    trace types typing uuid
+"""
+"""Names of the standard library that packages often give to modules of their own."""
 
 
 class Judgement(NamedTuple):
@@ -85,7 +91,9 @@ _ALWAYS = {
 def is_known(what: Named, how: str) -> bool:
     """Tell whether a use is on the exact list of harmless ones."""
     key = canonical(what)
-    return key in BUILDERS or (how in ("named", "held") and key in REFERENCES)
+    if how == "held":
+        return key in HARMLESS_FACTORIES or key in REFERENCES
+    return key in BUILDERS or (how == "named" and key in REFERENCES)
 
 
 def _danger(what: Named, how: str) -> str:
@@ -104,11 +112,11 @@ def _danger(what: Named, how: str) -> str:
         return f"is {_DONE[how]}; it is of Python's own library and not on the list of what is harmless"
     if how == "held":
         return ""
-    if what.module.rpartition(".")[2] in STANDARD_LIBRARY - _ORDINARY and "." in what.module:
+    if what.module.rpartition(".")[2] in STANDARD_LIBRARY - frozenset(_ORDINARY.split()) and "." in what.module:
         return f"is {_DONE[how]}; its path leads into Python's own library"
     if how != "called":
         return ""
-    if _package(what) in _WELL_KNOWN and not what.module.startswith("torch.return_types"):
+    if _package(what) in _WELL_KNOWN:
         return f"is called, and is not on the list of what is harmless of {_package(what)}"
     if not _is_class_like(what.name) and not _RECONSTRUCTOR.match(_last(what.name)):
         return "is a function that would be called"

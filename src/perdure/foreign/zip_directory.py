@@ -31,6 +31,8 @@ _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 _KNOWN_FLAGS = STREAMED | UTF8 | 0x0006  # two bits say how hard the writer tried
 STORED, DEFLATED = 0, 8
 _METHODS = {1: "shrunk", 6: "imploded", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz", 99: "AES"}
+_NEWEST_VERSION = 63
+_FOLDER = 0x10  # in the attributes of MS-DOS
 _ZIP64, _UNICODE_NAME = 0x0001, 0x7075
 _MOST_PER_BYTE = 1032  # 258 bytes for two bits: what deflate can do at most
 
@@ -170,7 +172,7 @@ def _read_entry(content: bytes, place: int, number: int, where: str) -> tuple[En
     if len(content) - place < _ENTRY.size:
         raise broken(where, f"its directory ends within entry {number}.")
     fields = _ENTRY.unpack_from(content, place)
-    signature, _, _, flags, method, _, _, crc, stored_bytes, n_bytes, n_name, n_extra, n_comment = fields[:13]
+    signature, _, needed, flags, method, _, _, crc, stored_bytes, n_bytes, n_name, n_extra, n_comment = fields[:13]
     disk, _, attributes, offset = fields[13:]
     name_end = place + _ENTRY.size + n_name
     end = name_end + n_extra + n_comment
@@ -178,7 +180,7 @@ def _read_entry(content: bytes, place: int, number: int, where: str) -> tuple[En
         raise broken(where, f"entry {number} of its directory is not whole.")
     raw_name = content[name_end - n_name : name_end]
     name = _read_name(raw_name, flags, where)
-    _refuse_unreadable(name, flags, method, attributes, where)
+    _refuse_unreadable(name, needed, flags, method, attributes, where)
     extra = read_extra(content[name_end : name_end + n_extra], raw_name, where) if n_extra else b""
     if extra or SIZE_ELSEWHERE in (n_bytes, stored_bytes, offset):
         n_bytes, stored_bytes, offset = _widened((n_bytes, stored_bytes, offset), extra, name, where)
@@ -203,7 +205,7 @@ def _read_name(raw: bytes, flags: int, where: str) -> str:
     return name
 
 
-def _refuse_unreadable(name: str, flags: int, method: int, attributes: int, where: str) -> None:
+def _refuse_unreadable(name: str, needed: int, flags: int, method: int, attributes: int, where: str) -> None:
     if flags & _ENCRYPTED or method == 99:
         raise FormatError(
             f"reading {where}: entry {shown(name)} is encrypted. Decrypt it with the program that made it."
@@ -213,9 +215,17 @@ def _refuse_unreadable(name: str, flags: int, method: int, attributes: int, wher
             f"reading {where}: entry {shown(name)} is compressed by method {method} ({_METHODS.get(method, 'unknown')}); "
             f"stored and deflated ones are read. Pack it again with one of these."
         )
+    if needed & 0xFF > _NEWEST_VERSION:  # the other byte says which system it needs
+        raise FormatError(
+            f"reading {where}: entry {shown(name)} needs version {(needed & 0xFF) / 10} of the zip format, and versions to "
+            f"{_NEWEST_VERSION / 10} are read. Pack it again with another program."
+        )
     if flags & ~_KNOWN_FLAGS:
         raise broken(where, f"entry {shown(name)} has flags that mean nothing here ({flags:#06x}).")
-    special = _SPECIAL_FILES.get(attributes >> 16 & 0o170000)
+    kind = attributes >> 16 & 0o170000
+    special = _SPECIAL_FILES.get(kind)
+    if (attributes & _FOLDER or kind == 0o040000) and not name.endswith("/"):
+        special = "a folder by its attributes, though not by its name"  # PyTorch's reader then reads nothing
     if special:
         raise broken(where, f"entry {shown(name)} is {special}; a file was expected.")
 

@@ -256,9 +256,9 @@ def _no_model(stored: StoredTensors) -> str:
         return f"loading {stored.where}: it holds a checkpoint, not a model. Use perdure.load_checkpoint."
     if isinstance(stored, ForeignStored) and stored.state.classes:
         return (
-            f"loading {stored.where}: the model in it ({stored.format}) is pickled, which takes its classes, as they were then, "
-            f"and runs what the file says. Build the model and use perdure.load_weights(model, path); then save it whole "
-            f"with perdure.save."
+            f"loading {stored.where}: the model in it ({stored.format}) is pickled, which takes its classes as they "
+            f"were then, and runs what the file says. Build the model and use perdure.load_weights(model, path); then "
+            f"save it whole with perdure.save."
         )
     return (
         f"loading {stored.where}: it holds weights alone, no model. Build the model and use "

@@ -30,6 +30,8 @@ from perdure.weights.storing import as_integers
 _make_per_tensor = getattr(torch, "_make_per_tensor_quantized_tensor")  # noqa: B009 - public functions only quantize floats
 _make_per_channel = getattr(torch, "_make_per_channel_quantized_tensor")  # noqa: B009
 
+_negated = getattr(torch, "_neg_view")  # noqa: B009
+
 Fetch = Callable[[str], torch.Tensor]
 Type = tuple[torch.dtype, tuple[int, ...]]
 
@@ -217,8 +219,8 @@ def _compose(name: str, record: Composed, fetch: Fetch, where: str) -> torch.Ten
 
 _OF_OTHERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "conj": torch.conj,
-    "neg": torch._neg_view,
-    "conj neg": lambda values: torch._neg_view(torch.conj(values)),
+    "neg": _negated,
+    "conj neg": lambda values: _negated(torch.conj(values)),
 }
 """Marks that other writers' tensors may have; they are applied when the values are read."""
 

@@ -121,6 +121,10 @@ _MAX_DEPTH = 500
 
 def _value_of(named: Named, where: str) -> Any:
     """Return the type of PyTorch that a name means; any other name stays one."""
-    if named.module == "torch" and named.name.isidentifier() and isinstance(getattr(torch, named.name, None), torch.dtype):
+    if (
+        named.module == "torch"
+        and named.name.isidentifier()
+        and isinstance(getattr(torch, named.name, None), torch.dtype)
+    ):
         return by_name(named.name, where)
     return named

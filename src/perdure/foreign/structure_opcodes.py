@@ -1,59 +1,24 @@
-"""The opcodes of pickle protocols 0 to 5, each a function of the machine; no more than the format says, and no import.
+"""The opcodes for the pickle as a whole, its stack and memo, containers, names and calls.
 
 Source: PEPs 307, 3154 and 574, and the notes in Python's `pickletools`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from perdure.foreign.calls import Unfinished
-from perdure.foreign.inert import Named, Storage
-from perdure.foreign.tapes import text_of_python_2, unescape
+from perdure.foreign.inert import Named
+from perdure.foreign.operations import OpcodeTable, Stopped, take_length_1, take_length_4, take_length_8, uint2, uint4
+from perdure.foreign.scalar_opcodes import take_decimal
 
 if TYPE_CHECKING:
-    from perdure.foreign.pickles import Machine
+    from perdure.foreign.machine import Machine
 
 HIGHEST_PROTOCOL = 5
-MAX_INT_BYTES = 2**13
-MAX_INT_DIGITS = 4300
-_MAX_NUMBER_LINE = MAX_INT_DIGITS + 10
-_DECIMAL = re.compile(rb"[ \t]*[+-]?[0-9]{1,4300}L?\s*\Z")
 
-_int4 = Struct("<i").unpack_from
-_uint2 = Struct("<H").unpack_from
-_uint4 = Struct("<I").unpack_from
-_uint8 = Struct("<Q").unpack_from
-_float8 = Struct(">d").unpack_from
-
-Operation = Callable[["Machine"], None]
-
-
-class Stopped(Exception):
-    """The pickle is at its end; `value` is what it holds."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__()
-        self.value = value
-
-
-def _unknown(m: Machine) -> None:
-    m.at -= 1
-    raise m.broken(f"{m.window[m.at]:#04x} is no opcode of a pickle.")
-
-
-OPERATIONS: list[Operation] = [_unknown] * 256
-
-
-def _opcode(code: bytes) -> Callable[[Operation], Operation]:
-    def register(operation: Operation) -> Operation:
-        OPERATIONS[code[0]] = operation
-        return operation
-
-    return register
+STRUCTURE_OPCODES = OpcodeTable()
+_opcode = STRUCTURE_OPCODES.register
 
 
 # The pickle as a whole
@@ -69,9 +34,7 @@ def _protocol(m: Machine) -> None:
 
 @_opcode(b"\x95")
 def _frame(m: Machine) -> None:
-    n_bytes = _uint8(m.window, m.at)[0]
-    m.at += 8
-    m.open_frame(n_bytes)
+    m.open_frame(take_length_8(m))
 
 
 @_opcode(b".")
@@ -79,188 +42,6 @@ def _stop(m: Machine) -> None:
     if len(m.stack) != 1 or m.outer:
         raise m.broken("the pickle ends with other than one value on its stack.")
     raise Stopped(m.stack[0])
-
-
-# Constants and numbers
-
-
-def _constant(code: bytes, value: Any) -> None:
-    def push(m: Machine) -> None:
-        m.stack.append(value)
-
-    OPERATIONS[code[0]] = push
-
-
-for _code, _value in ((b"N", None), (b"\x88", True), (b"\x89", False), (b")", ())):
-    _constant(_code, _value)
-
-
-@_opcode(b"K")
-def _int_of_1(m: Machine) -> None:
-    at = m.at
-    m.at = at + 1
-    m.stack.append(m.window[at])
-
-
-@_opcode(b"M")
-def _int_of_2(m: Machine) -> None:
-    at = m.at
-    m.at = at + 2
-    m.stack.append(_uint2(m.window, at)[0])
-
-
-@_opcode(b"J")
-def _int_of_4(m: Machine) -> None:
-    at = m.at
-    m.at = at + 4
-    m.stack.append(_int4(m.window, at)[0])
-
-
-@_opcode(b"G")
-def _float_of_8(m: Machine) -> None:
-    at = m.at
-    m.at = at + 8
-    m.stack.append(_float8(m.window, at)[0])
-
-
-@_opcode(b"\x8a")
-def _long_of_1(m: Machine) -> None:
-    m.stack.append(int.from_bytes(m.take(_length_1(m)), "little", signed=True))
-
-
-@_opcode(b"\x8b")
-def _long_of_4(m: Machine) -> None:
-    n_bytes = _int4(m.window, m.at)[0]
-    m.at += 4
-    if not 0 <= n_bytes <= MAX_INT_BYTES:
-        raise m.broken(f"an integer of {n_bytes} bytes begins; at most {MAX_INT_BYTES} are read.")
-    m.stack.append(int.from_bytes(m.take(n_bytes), "little", signed=True))
-
-
-@_opcode(b"I")
-def _int_line(m: Machine) -> None:
-    line = m.take_line()
-    m.stack.append(line == b"01" if line in (b"00", b"01") else _decimal(m, line))
-
-
-@_opcode(b"L")
-def _long_line(m: Machine) -> None:
-    m.stack.append(_decimal(m, m.take_line()))
-
-
-def _decimal(m: Machine, line: bytes) -> int:
-    if len(line) > _MAX_NUMBER_LINE or not _DECIMAL.match(line):
-        raise m.broken("an integer is not written in decimal digits, or in too many.")
-    return int(line.strip().rstrip(b"L"))
-
-
-@_opcode(b"F")
-def _float_line(m: Machine) -> None:
-    line = m.take_line()
-    try:
-        m.stack.append(float(line[:_MAX_NUMBER_LINE]))
-    except ValueError:
-        raise m.broken("a number is not one.") from None
-
-
-# Text and byte strings
-
-
-def _length_1(m: Machine) -> int:
-    m.at += 1
-    return m.window[m.at - 1]
-
-
-def _length_4(m: Machine) -> int:
-    m.at += 4
-    return _uint4(m.window, m.at - 4)[0]
-
-
-def _length_8(m: Machine) -> int:
-    m.at += 8
-    return _uint8(m.window, m.at - 8)[0]
-
-
-@_opcode(b"\x8c")
-def _text_of_1(m: Machine) -> None:
-    at = m.at + 1
-    m.at = at
-    m.stack.append(m.take_text(m.window[at - 1]))
-
-
-@_opcode(b"X")
-def _text_of_4(m: Machine) -> None:
-    at = m.at
-    m.at = at + 4
-    m.stack.append(m.take_text(_uint4(m.window, at)[0]))
-
-
-@_opcode(b"\x8d")
-def _text_of_8(m: Machine) -> None:
-    m.stack.append(m.take_text(_length_8(m)))
-
-
-@_opcode(b"V")
-def _text_line(m: Machine) -> None:
-    line = m.take_line()
-    try:
-        m.stack.append(line.decode("raw-unicode-escape"))
-    except UnicodeDecodeError:
-        raise m.broken("a text is not valid.") from None
-
-
-@_opcode(b"C")
-def _bytes_of_1(m: Machine) -> None:
-    m.stack.append(m.take(_length_1(m)))
-
-
-@_opcode(b"B")
-def _bytes_of_4(m: Machine) -> None:
-    m.stack.append(m.take_octets(_length_4(m)))
-
-
-@_opcode(b"\x8e")
-def _bytes_of_8(m: Machine) -> None:
-    m.stack.append(m.take_octets(_length_8(m)))
-
-
-@_opcode(b"\x96")
-def _bytearray_of_8(m: Machine) -> None:
-    octets = m.take_octets(_length_8(m))
-    m.stack.append(octets if isinstance(octets, Storage) else bytearray(octets))
-
-
-@_opcode(b"U")
-def _string_of_1(m: Machine) -> None:
-    m.stack.append(text_of_python_2(m.take(_length_1(m))))
-
-
-@_opcode(b"T")
-def _string_of_4(m: Machine) -> None:
-    n_bytes = _length_4(m)
-    if n_bytes >= 2**31:
-        raise m.broken("a string has a negative length.")
-    octets = m.take_octets(n_bytes)
-    m.stack.append(text_of_python_2(octets) if isinstance(octets, bytes) else octets)
-
-
-@_opcode(b"S")
-def _string_line(m: Machine) -> None:
-    line = m.take_line()
-    try:
-        m.stack.append(text_of_python_2(unescape(line.strip())))
-    except ValueError:
-        raise m.broken("a string has no quotes around it.") from None
-
-
-@_opcode(b"\x97")
-def _next_buffer(m: Machine) -> None:
-    raise m.broken("the pickle wants a buffer from outside, and there is none.")
-
-
-@_opcode(b"\x98")
-def _readonly_buffer(m: Machine) -> None:
-    raise m.broken("the pickle wants a buffer from outside, and there is none.")
 
 
 # The stack and the memo
@@ -306,12 +87,12 @@ def _put_1(m: Machine) -> None:
 def _put_4(m: Machine) -> None:
     at = m.at
     m.at = at + 4
-    m.memo[_uint4(m.window, at)[0]] = m.stack[-1]
+    m.memo[uint4(m.window, at)[0]] = m.stack[-1]
 
 
 @_opcode(b"p")
 def _put_line(m: Machine) -> None:
-    number = _decimal(m, m.take_line())
+    number = take_decimal(m)
     if number < 0:
         raise m.broken("a number of the memo is negative.")
     m.memo[number] = m.stack[-1]
@@ -328,12 +109,12 @@ def _get_1(m: Machine) -> None:
 def _get_4(m: Machine) -> None:
     at = m.at
     m.at = at + 4
-    _recall(m, _uint4(m.window, at)[0])
+    _recall(m, uint4(m.window, at)[0])
 
 
 @_opcode(b"g")
 def _get_line(m: Machine) -> None:
-    _recall(m, _decimal(m, m.take_line()))
+    _recall(m, take_decimal(m))
 
 
 def _recall(m: Machine, number: int) -> None:
@@ -527,18 +308,18 @@ def _extension(m: Machine, number: int) -> None:
 
 @_opcode(b"\x82")
 def _extension_1(m: Machine) -> None:
-    _extension(m, _length_1(m))
+    _extension(m, take_length_1(m))
 
 
 @_opcode(b"\x83")
 def _extension_2(m: Machine) -> None:
     m.at += 2
-    _extension(m, _uint2(m.window, m.at - 2)[0])
+    _extension(m, uint2(m.window, m.at - 2)[0])
 
 
 @_opcode(b"\x84")
 def _extension_4(m: Machine) -> None:
-    _extension(m, _length_4(m))
+    _extension(m, take_length_4(m))
 
 
 @_opcode(b"P")
