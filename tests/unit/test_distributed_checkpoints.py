@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import distributed_writing as writing
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
+import distributed_writing as writing
 import perdure
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, LimitError

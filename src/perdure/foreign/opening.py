@@ -13,6 +13,7 @@ from perdure.disk.sources import ByteSource, open_source, usable_path
 from perdure.disk.stored import Stored, StoredTensors, with_stored
 from perdure.errors import CorruptError, FileError, FormatError, UnsafeError
 from perdure.foreign.distributed import is_distributed, read_distributed
+from perdure.foreign.exported import program_folder, read_exported
 from perdure.foreign.gguf import read_gguf
 from perdure.foreign.inert import Content, Use
 from perdure.foreign.numpy_files import read_npy, read_npz
@@ -21,9 +22,10 @@ from perdure.foreign.pickle_files import is_pickle, may_be_old_pickle, read_pick
 from perdure.foreign.placed import ForeignStored
 from perdure.foreign.sharded_bin import INDEX_ENDING, find_pickled, read_sharded_bin
 from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
-from perdure.foreign.torch_script import is_torch_script, read_torch_script
+from perdure.foreign.torch_package import package_folder, read_torch_package
+from perdure.foreign.torch_script import read_torch_script, script_folder
 from perdure.foreign.torch_tar import is_torch_tar, read_torch_tar
-from perdure.foreign.torch_zip import folder_of, main_pickles, read_torch_zip
+from perdure.foreign.torch_zip import folder_of, read_torch_zip
 from perdure.foreign.verdicts import judge
 from perdure.foreign.zips import Archive, read_zip
 
@@ -139,7 +141,7 @@ def refuse_dangerous(uses: list[Use], where: str) -> None:
     Raises:
         UnsafeError: naming what it would call.
     """
-    found = [finding for finding in judge(uses) if finding.severity == "dangerous"]
+    found = [finding for finding in judge(list(dict.fromkeys(uses))) if finding.severity == "dangerous"]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         said = "; ".join(finding.sentence for finding in found[:3])
@@ -213,21 +215,32 @@ ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 
 def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
     archive = read_zip(source, source.where)
-    folder = folder_of(archive)
-    unread = look_into(archive, main_pickles(archive, folder), uses)
-    content = _read_archive(archive, folder, source, uses)
-    content.unread += unread
+    try:
+        content = _read_archive(archive, source, uses)
+    except FileError:
+        look_into(archive, (), uses)
+        raise
+    content.unread += look_into(archive, content.members, uses)
     return content
 
 
-def _read_archive(archive: Archive, folder: str | None, source: ByteSource, uses: list[Use]) -> Content:
-    if folder is not None and is_torch_script(archive, folder):
-        return read_torch_script(archive, folder, source.where, uses)
-    if folder is not None:
-        return read_torch_zip(archive, folder, source.where, uses)
+def _read_archive(archive: Archive, source: ByteSource, uses: list[Use]) -> Content:
+    for find_folder, read in _IN_ZIPS:
+        folder = find_folder(archive)
+        if folder is not None:
+            return read(archive, folder, source.where, uses)
     if archive.members and all(name.endswith(".npy") for name in archive.members):
         return read_npz(archive)
     raise FormatError(
-        f"reading {source.where}: a zip archive of no kind that is read (torch.save, TorchScript, .pt2, .npz); it holds "
-        f"{', '.join(list(archive.members)[:5]) or 'nothing'}."
+        f"reading {source.where}: a zip archive of no kind that is read (of torch.save, TorchScript, .pt2, .npz …); it "
+        f"holds {', '.join(list(archive.members)[:5]) or 'nothing'}."
     )
+
+
+_IN_ZIPS: tuple[tuple[Callable[[Archive], str | None], Callable[[Archive, str, str, list[Use]], Content]], ...] = (
+    (script_folder, read_torch_script),
+    (folder_of, read_torch_zip),
+    (program_folder, read_exported),
+    (package_folder, read_torch_package),
+)
+"""What archives hold, in the order in which it is looked for: where in an archive it is, and its reader."""
