@@ -74,13 +74,13 @@ def _folder(origin: object) -> Path | None:
 
 
 def _open_folder(path: Path, sealed: bool) -> StoredTensors:
-    if _is_foreign_folder(path):
+    if is_foreign_folder(path):
         return _placed(partial(read_folder, path), str(path))
     lone = _pickled_in(path)
     return open_stored(lone, sealed=sealed) if lone else Stored(path, sealed=sealed)
 
 
-def _is_foreign_folder(path: Path) -> bool:
+def is_foreign_folder(path: Path) -> bool:
     """Tell a folder whose files belong together, of another kind than safetensors, or the index of one."""
     with translated("reading", str(path)):
         if is_distributed(path):
@@ -93,7 +93,7 @@ def read_folder(path: Path, uses: list[Use]) -> Content:
     """Read a folder whose files belong together, of another kind than safetensors.
 
     Args:
-        path: the folder, or an index in it; one that `_is_foreign_folder` tells to be such.
+        path: the folder, or an index in it; one that `is_foreign_folder` tells to be such.
         uses: receives what its pickles name, also where reading fails.
 
     Raises:
