@@ -13,9 +13,11 @@ from perdure.disk.faults import translated
 from perdure.disk.folder import read_index
 from perdure.disk.sources import ByteSource, name_of, open_source, usable_path
 from perdure.errors import FileError, InputError, MissingFileError, ProtocolError, StorageError
+from perdure.foreign.distributed import METADATA_NAME
 from perdure.foreign.inert import Content, Use
-from perdure.foreign.opening import ZIP_BEGINNINGS, is_foreign, read_content
+from perdure.foreign.opening import ZIP_BEGINNINGS, is_foreign, read_content, read_folder
 from perdure.foreign.pickle_files import interpret_whole
+from perdure.foreign.sharded_bin import INDEX_ENDING as BIN_INDEX_ENDING
 from perdure.foreign.states import find_state
 from perdure.foreign.verdicts import judge
 from perdure.foreign.zips import Archive, Member, read_zip
@@ -58,6 +60,8 @@ def check(path: str | os.PathLike[str], *, progress: Progress | None = None) -> 
             is_folder = folder.is_dir()
         if is_folder:
             return _check_folder(folder, progress)
+        if _tells_of_others(folder.name):
+            return _check_together(folder, progress)
         if folder.name.endswith(".index.json"):
             return checking.check(folder, progress=progress)
     return _check_file(path, progress)
@@ -88,13 +92,49 @@ def _check_foreign(name: str, source: ByteSource, progress: Progress | None) -> 
         findings.append(
             Finding("Unknown", f"{content.format}: it has no checksums, so only its form was checked.", name)
         )
+    return _report(name, content, uses, findings, source.n_bytes)
+
+
+def _tells_of_others(name: str) -> bool:
+    """Tell by its name a file that says what lies in others: metadata of a distributed checkpoint, an index of pickles."""
+    return name == METADATA_NAME or name.endswith(BIN_INDEX_ENDING)
+
+
+def _check_together(path: Path, progress: Progress | None) -> CheckReport:
+    """Check files that belong together, by what tells of them; shards that are files of their own are checked as such."""
+    uses: list[Use] = []
+    findings: list[Finding] = []
+    content = None
+    try:
+        content = read_folder(path, uses)
+    except (FileError, InputError) as error:
+        findings.append(finding_of(error, str(path)))
+        findings.append(Finding("FileError", "it could not be read whole.", path.name))
+    try:
+        n_unsigned = 0
+        for archive in content.archives if content else ():
+            n_unsigned += len(archive.verify(progress))
+        if n_unsigned:
+            findings.append(
+                Finding("Unknown", f"{n_unsigned} members have no checksum, so only their form was checked.")
+            )
+    except FileError as error:
+        findings.append(finding_of(error, str(path)))
+    sources = content.sources if content else ()
+    n_bytes = sum(source.n_bytes for source in sources)
+    for source in sources:
+        source.close()
+    return _report(str(path), content, uses, findings, n_bytes)
+
+
+def _report(name: str, content: Content | None, uses: list[Use], findings: list[Finding], n_bytes: int) -> CheckReport:
     verdict = "damaged" if any(finding.kind in _DAMAGE for finding in findings) else "safe"
     said = [entry for entry in judge(uses) if entry.severity != "safe"]
     findings = [Finding(entry.severity, entry.sentence, os.path.basename(name)) for entry in said] + findings
     findings += [Finding(_NEEDS_CODE, f"it holds code: {part}.", os.path.basename(name)) for part in _code(content)]
     worst = max([verdict, *(finding.kind for finding in findings if finding.kind in SEVERITY)], key=SEVERITY.index)
     n_tensors = len(find_state(content.value, name).tensors) if content and worst != "damaged" else 0
-    return CheckReport(name, worst == "safe", worst, tuple(findings), n_tensors, source.n_bytes)
+    return CheckReport(name, worst == "safe", worst, tuple(findings), n_tensors, n_bytes)
 
 
 _DAMAGE = ("CorruptError", "DigestError", "FileError")
@@ -165,6 +205,8 @@ def _check_folder(folder: Path, progress: Progress | None) -> CheckReport:
 def _guarded(path: Path, progress: Progress | None) -> CheckReport:
     """Check one of many; what says nothing about the others is a finding."""
     try:
+        if _tells_of_others(path.name):
+            return _check_together(path, progress)
         if path.name.endswith(INDEX_ENDING):
             return checking.check(path, progress=progress)
         return _check_file(path, progress)
@@ -178,9 +220,12 @@ def models_in(folder: Path) -> Iterator[Path]:
         folders.sort()
         shards: set[str] = set()
         for name in sorted(names):
-            if name.endswith(INDEX_ENDING):
+            if name.endswith(INDEX_ENDING) or _tells_of_others(name):
                 yield Path(top, name)
+            if name.endswith(INDEX_ENDING):
                 shards |= _shards_of(Path(top, name))
+            if name == METADATA_NAME:
+                shards |= {name, *(other for other in names if other.endswith(".distcp"))}
         yield from (Path(top, name) for name in sorted(names) if name not in shards and _is_model(Path(top, name)))
 
 

@@ -12,7 +12,8 @@ from perdure.disk.faults import enough_memory, translated
 from perdure.disk.sources import ByteSource, open_source, usable_path
 from perdure.disk.stored import Stored, StoredTensors, with_stored
 from perdure.errors import FormatError, UnsafeError
-from perdure.foreign.distributed import is_distributed, read_distributed
+from perdure.foreign.distributed import METADATA_NAME, distributed_folder, read_distributed
+from perdure.foreign.distributed_safetensors import chunk_files, read_distributed_safetensors
 from perdure.foreign.exported import program_folder, read_exported
 from perdure.foreign.gguf import read_gguf
 from perdure.foreign.inert import Content, Use
@@ -65,12 +66,13 @@ def with_any(origin: object, use: Callable[[StoredTensors], T], *, sealed: bool 
 
 
 def _folder(origin: object) -> Path | None:
-    """Return the path of a folder, or of the index of one."""
+    """Return the path of a folder, or of what stands for one: an index, or the metadata of a distributed checkpoint."""
     if not isinstance(origin, str | os.PathLike):
         return None
     path = usable_path(origin)
     with translated("reading", str(path)):
-        return path if path.is_dir() or path.name.endswith(".index.json") else None
+        is_index = path.name.endswith(".index.json") or path.name == METADATA_NAME
+        return path if is_index or path.is_dir() else None
 
 
 def _open_folder(path: Path, sealed: bool) -> StoredTensors:
@@ -83,7 +85,7 @@ def _open_folder(path: Path, sealed: bool) -> StoredTensors:
 
 
 def read_folder(path: Path, uses: list[Use]) -> Content | None:
-    """Read a folder whose files belong together, of another kind than safetensors; None where it is none such.
+    """Read a folder whose files belong together; None where it is none such, or one of safetensors files with an index.
 
     Args:
         path: the folder, or an index in it.
@@ -94,8 +96,12 @@ def read_folder(path: Path, uses: list[Use]) -> Content | None:
         PathError: several models are in it.
     """
     with translated("reading", str(path)), enough_memory(str(path)):
-        if is_distributed(path):
-            return read_distributed(path, uses)
+        distributed = distributed_folder(path)
+        if distributed is not None:
+            return read_distributed(distributed, uses)
+        chunked = chunk_files(path) if path.is_dir() else []
+        if chunked:
+            return read_distributed_safetensors(path, chunked)
         pickled = _pickled_in(path)
         if pickled is not None and pickled.name.endswith(INDEX_ENDING):
             return read_sharded_bin(pickled, uses, read_content)
