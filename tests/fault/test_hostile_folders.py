@@ -263,3 +263,29 @@ def test_flipped_bytes_are_refused_or_change_nothing_else(folder: Path) -> None:
                 continue
             values = [tensor for tensor in found.values() if tensor.shape == (3, 4)]
             assert not values or torch.equal(values[0], expected["w"])
+
+
+def test_check_tells_a_whole_folder_from_a_damaged_and_a_dangerous_one(folder: Path, tmp_path: Path) -> None:
+    report = perdure.check(folder)
+    assert (report.verdict, report.n_tensors) == ("safe", 2)
+    assert perdure.check(folder / ".metadata").verdict == "safe"
+    assert perdure.check(folder.parent).verdict == "safe"
+    content = bytearray((folder / FILE).read_bytes())
+    begin = content.index(torch.arange(12.0).numpy().tobytes())
+    content[begin + 5] ^= 1
+    (folder / FILE).write_bytes(content)
+    assert perdure.check(folder).verdict == "damaged"
+    change(folder, lambda m: dataclasses.replace(m, planner_data=Touch(tmp_path / "marker")))
+    assert perdure.check(folder).verdict == "dangerous"
+    assert perdure.check(folder.parent).verdict == "dangerous"
+    assert not (tmp_path / "marker").exists()
+
+
+def test_check_is_never_safe_for_what_cannot_be_read(folder: Path) -> None:
+    change(folder, lambda m: place(m, "w", transform_descriptors=["stream.zstd/1"]))
+    assert perdure.check(folder).verdict == "damaged"
+
+
+def test_metadata_stand_for_their_folder(folder: Path) -> None:
+    with perdure.open(folder / ".metadata") as weights:
+        assert set(weights) == {"w", "b"}

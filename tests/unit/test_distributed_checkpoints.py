@@ -65,6 +65,18 @@ def test_every_way_to_cut_a_tensor_is_undone(ranks: Path) -> None:
     assert_same(expected, loaded(ranks / "sharded")["state_dict"])
 
 
+def test_safetensors_files_of_ranks_are_put_together(ranks: Path) -> None:
+    expected = writing.tensors()
+    del expected["scalar"]
+    assert len(list((ranks / "safetensors").glob("shard-*.safetensors"))) == writing.N_RANKS
+    with perdure.open(ranks / "safetensors") as weights:
+        assert_same(dict(weights), expected)
+    gone = next((ranks / "safetensors").glob("shard-*2-model*"))
+    gone.rename(gone.with_suffix(".gone"))
+    with pytest.raises(CorruptError, match="leave a hole"):
+        perdure.open(ranks / "safetensors")
+
+
 def test_fsdp_model_and_optimizer_come_as_pytorch_loads_them(ranks: Path) -> None:
     expected = loaded(ranks / "fsdp")
     with perdure.open(ranks / "fsdp") as weights:

@@ -11,12 +11,12 @@ from pathlib import Path
 from perdure.disk import checking
 from perdure.disk.checking import Progress, finding_of
 from perdure.disk.faults import translated
-from perdure.disk.reading import read, want
 from perdure.disk.sources import ByteSource, name_of, open_source, usable_path
 from perdure.errors import FileError, MissingFileError, ProtocolError, StorageError
+from perdure.foreign.distributed import METADATA_NAME
 from perdure.foreign.folder_models import models_in
 from perdure.foreign.inert import Content, Use
-from perdure.foreign.opening import ZIP_BEGINNINGS, is_foreign, is_foreign_folder, read_content, read_folder
+from perdure.foreign.opening import ZIP_BEGINNINGS, folder_reader, is_foreign, read_content
 from perdure.foreign.placed import ForeignStored
 from perdure.foreign.verdicts import judge
 from perdure.foreign.zips import read_zip
@@ -57,8 +57,9 @@ def _check_one(origin: object, progress: Progress | None) -> CheckReport:
     """Check what is one model: a file, the index of several, or a folder whose files belong together."""
     name = name_of(origin)
     if isinstance(origin, str | os.PathLike) and _is_several(Path(origin)):
-        if is_foreign_folder(Path(origin)):
-            return _check_foreign(name, partial(read_folder, Path(origin)), _verify_tensors)
+        read_it = folder_reader(Path(origin))
+        if read_it is not None:
+            return _check_foreign(name, read_it, partial(_verify_inner, progress))
         return checking.check(origin, progress=progress)
     source = open_source(origin)
     try:
@@ -71,7 +72,7 @@ def _check_one(origin: object, progress: Progress | None) -> CheckReport:
 
 
 def _is_several(path: Path) -> bool:
-    return path.name.endswith(".index.json") or path.is_dir()
+    return path.name.endswith(".index.json") or path.name == METADATA_NAME or path.is_dir()
 
 
 _Read = Callable[[list[Use]], Content]
@@ -126,15 +127,13 @@ def _verify_nothing(source: ByteSource, progress: Progress | None, content: Cont
         yield Finding("Unknown", f"{content.format}: it has no checksums, so only its form was checked.")
 
 
-def _verify_tensors(content: Content | None) -> Iterator[Finding]:
-    """Compare the tensors of a folder with their checksums, one at a time."""
-    stored = ForeignStored(content, "") if content else None
-    for file in stored.opened_files() if stored else ():
-        for name in file.checksums:
-            try:
-                read([want(name, file)], "checksum")
-            except FileError as error:
-                yield finding_of(error, file.where, name)
+def _verify_inner(progress: Progress | None, content: Content | None) -> Iterator[Finding]:
+    """Compare every member of the archives within files with its checksum."""
+    for archive in content.archives if content else ():
+        try:
+            archive.verify(progress)
+        except FileError as error:
+            yield finding_of(error, archive.where)
 
 
 def _check_folder(folder: Path, progress: Progress | None) -> CheckReport:

@@ -18,6 +18,7 @@ from perdure.foreign.excerpts import read_inner_zip
 from perdure.foreign.inert import ComposedTensor, Content, Made, Named, Tensor, Use
 from perdure.foreign.nested_keys import nest
 from perdure.foreign.pickles import interpret
+from perdure.foreign.zips import Archive
 from perdure.records.dtypes import ENCODED_BYTES
 
 METADATA_NAME = ".metadata"
@@ -51,9 +52,10 @@ class _Place(NamedTuple):
 _Index = tuple[str, tuple[int, ...] | None]
 
 
-def is_distributed(folder: Path) -> bool:
-    """Tell whether a folder is one of `torch.distributed.checkpoint`."""
-    return (folder / METADATA_NAME).is_file()
+def distributed_folder(path: Path) -> Path | None:
+    """Return the folder of `torch.distributed.checkpoint` that a path is, or whose metadata it is; None for any other."""
+    folder = path.parent if path.name == METADATA_NAME else path
+    return folder if (folder / METADATA_NAME).is_file() else None
 
 
 def read_distributed(folder: Path, uses: list[Use]) -> Content:
@@ -92,7 +94,8 @@ def read_distributed(folder: Path, uses: list[Use]) -> Content:
     facts = {"version": version} if isinstance(version, str) else {}
     names, sources = (METADATA_NAME, *files.opened), tuple(files.opened.values())
     kind = "torch.distributed.checkpoint folder"
-    return Content(kind, value, tuple(uses), facts=facts, sources=sources, files=names)
+    archives = tuple(files.archives)
+    return Content(kind, value, tuple(uses), facts=facts, sources=sources, files=names, archives=archives)
 
 
 def _read_metadata(path: Path, uses: list[Use]) -> dict[str, Any]:
@@ -169,6 +172,7 @@ class _Files:
     def __init__(self, folder: Path, where: str) -> None:
         self._folder, self.where = folder, where
         self.opened: dict[str, ByteSource] = {}
+        self.archives: list[Archive] = []
 
     def open(self, places: Iterable[_Place]) -> None:
         """Open the files of all places, and see that each place lies in its file, and none in another."""
@@ -201,7 +205,9 @@ class _Files:
         """Return what the archive at a place holds."""
         source = self.opened[place.file]
         where = f"{source.where}, {name[:200]!r}"
-        return read_inner_zip(source, place.offset, place.n_bytes, where, uses).value
+        content = read_inner_zip(source, place.offset, place.n_bytes, where, uses)
+        self.archives += content.archives
+        return content.value
 
     def close(self) -> None:
         for source in self.opened.values():

@@ -12,7 +12,8 @@ from perdure.disk.faults import enough_memory, translated
 from perdure.disk.sources import ByteSource, open_source, usable_path
 from perdure.disk.stored import Stored, StoredTensors, with_stored
 from perdure.errors import CorruptError, FileError, FormatError, UnsafeError
-from perdure.foreign.distributed import is_distributed, read_distributed
+from perdure.foreign.distributed import METADATA_NAME, distributed_folder, read_distributed
+from perdure.foreign.distributed_safetensors import chunk_files, read_distributed_safetensors
 from perdure.foreign.exported import program_folder, read_exported
 from perdure.foreign.gguf import read_gguf
 from perdure.foreign.inert import Content, Use
@@ -65,47 +66,40 @@ def with_any(origin: object, use: Callable[[StoredTensors], T], *, sealed: bool 
 
 
 def _folder(origin: object) -> Path | None:
-    """Return the path of a folder, or of the index of one."""
+    """Return the path of a folder, or of what stands for one: an index, or the metadata of a distributed checkpoint."""
     if not isinstance(origin, str | os.PathLike):
         return None
     path = usable_path(origin)
     with translated("reading", str(path)):
-        return path if path.is_dir() or path.name.endswith(".index.json") else None
+        is_index = path.name.endswith(".index.json") or path.name == METADATA_NAME
+        return path if is_index or path.is_dir() else None
 
 
 def _open_folder(path: Path, sealed: bool) -> StoredTensors:
-    if is_foreign_folder(path):
-        return _placed(partial(read_folder, path), str(path))
+    read = folder_reader(path)
+    if read is not None:
+        return _placed(read, str(path))
     lone = _pickled_in(path)
     return open_stored(lone, sealed=sealed) if lone else Stored(path, sealed=sealed)
 
 
-def is_foreign_folder(path: Path) -> bool:
-    """Tell a folder whose files belong together, of another kind than safetensors, or the index of one."""
-    with translated("reading", str(path)):
-        if is_distributed(path):
-            return True
-        pickled = _pickled_in(path)
-        return pickled is not None and pickled.name.endswith(INDEX_ENDING)
-
-
-def read_folder(path: Path, uses: list[Use]) -> Content:
-    """Read a folder whose files belong together, of another kind than safetensors.
-
-    Args:
-        path: the folder, or an index in it; one that `is_foreign_folder` tells to be such.
-        uses: receives what its pickles name, also where reading fails.
+def folder_reader(path: Path) -> Callable[[list[Use]], Content] | None:
+    """Return what reads a folder, or an index, whose files belong together; None for safetensors files, or a lone file.
 
     Raises:
-        FormatError, CorruptError, LimitError, UnsafeError: as `open_stored`.
         PathError: several models are in it.
     """
-    with translated("reading", str(path)), enough_memory(str(path)):
-        if is_distributed(path):
-            return read_distributed(path, uses)
-        index = _pickled_in(path)
-        assert index is not None
-        return read_sharded_bin(index, uses, read_content)
+    with translated("reading", str(path)):
+        distributed = distributed_folder(path)
+        if distributed is not None:
+            return partial(read_distributed, distributed)
+        chunked = chunk_files(path) if path.is_dir() else []
+        if chunked:
+            return lambda uses: read_distributed_safetensors(path, chunked)
+        pickled = _pickled_in(path)
+        if pickled is not None and pickled.name.endswith(INDEX_ENDING):
+            return lambda uses: read_sharded_bin(pickled, uses, read_content)
+        return None
 
 
 def _pickled_in(path: Path) -> Path | None:
@@ -121,7 +115,8 @@ def _placed(read: Callable[[list[Use]], Content], where: str) -> ForeignStored:
     """Read a file, and take what is in it unless it would run something; that is said first, whatever else is wrong."""
     uses: list[Use] = []
     try:
-        content = read(uses)
+        with translated("reading", where), enough_memory(where):
+            content = read(uses)
     except FileError:
         refuse_dangerous(uses, where)
         raise
