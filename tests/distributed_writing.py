@@ -59,7 +59,7 @@ def save(state: dict[str, Any], folder: Path, **options: Any) -> None:
 
 
 def save_from_ranks(folder: Path) -> None:
-    """Write the folders `sharded` and `fsdp` from several processes, which begin as copies of a fresh one."""
+    """Write the folders `sharded`, `safetensors` and `fsdp` from several processes, which begin as copies of a fresh one."""
     subprocess.run([sys.executable, __file__, str(folder)], check=True, timeout=300)
 
 
@@ -85,6 +85,9 @@ def _run(rank: int, folder: str) -> None:
             for name, t in tensors().items()
         }
         dcp.save({"state_dict": state, "step": 7}, checkpoint_id=f"{folder}/sharded")
+        cut = {name: tensor for name, tensor in state.items() if name in cuts}
+        writer = dcp.HuggingFaceStorageWriter(f"{folder}/safetensors", save_distributed=True)
+        dcp.save(cut, storage_writer=writer)
         net = model()
         fully_shard(net, mesh=line)
         optimizer = torch.optim.AdamW(net.parameters())

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import distributed_writing as writing
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
+import distributed_writing as writing
 import perdure
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, LimitError
@@ -63,6 +63,18 @@ def test_every_way_to_cut_a_tensor_is_undone(ranks: Path) -> None:
         assert torch.equal(weights.read("grid", slice(1, 5)), expected["grid"][1:5])
         assert torch.equal(weights.read("last", 2), expected["last"][2])
     assert_same(expected, loaded(ranks / "sharded")["state_dict"])
+
+
+def test_safetensors_files_of_ranks_are_put_together(ranks: Path) -> None:
+    expected = writing.tensors()
+    del expected["scalar"]
+    assert len(list((ranks / "safetensors").glob("shard-*.safetensors"))) == writing.N_RANKS
+    with perdure.open(ranks / "safetensors") as weights:
+        assert_same(dict(weights), expected)
+    gone = next((ranks / "safetensors").glob("shard-*2-model*"))
+    gone.rename(gone.with_suffix(".gone"))
+    with pytest.raises(CorruptError, match="leave a hole"):
+        perdure.open(ranks / "safetensors")
 
 
 def test_fsdp_model_and_optimizer_come_as_pytorch_loads_them(ranks: Path) -> None:

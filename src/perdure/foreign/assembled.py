@@ -11,6 +11,7 @@ from perdure.disk.faults import broken, enough_memory
 from perdure.disk.sources import ByteSource
 from perdure.errors import LimitError
 from perdure.foreign.inert import Storage, Tensor
+from perdure.foreign.shapes import contiguous_stride
 from perdure.records.dtypes import ENCODED_BYTES
 
 MAX_AXES = 30
@@ -48,12 +49,7 @@ def assemble(name: str, dtype: str, shape: tuple[int, ...], pieces: list[Piece],
         return whole.tensor
     pieces = [piece for piece in pieces if 0 not in piece.sizes]
     source = AssembledSource(name, shape, ENCODED_BYTES[dtype], pieces, where)
-    return Tensor(Storage(source, 0, source.n_bytes), dtype, shape, _steps(shape, 1))
-
-
-def _steps(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
-    """Return the distance from one slice to the next in each axis, of a tensor whose bytes lie in order."""
-    return tuple(math.prod(shape[axis + 1 :]) * item for axis in range(len(shape)))
+    return Tensor(Storage(source, 0, source.n_bytes), dtype, shape, contiguous_stride(shape))
 
 
 class AssembledSource(ByteSource):
@@ -71,7 +67,7 @@ class AssembledSource(ByteSource):
         self.where = f"{where}, tensor {name[:200]!r}"
         self.n_bytes = math.prod(shape) * item_bytes
         self._shape = (*shape, item_bytes)
-        self._distances = _steps(self._shape, 1)
+        self._distances = contiguous_stride(self._shape)
         self._boxes = [_Box(piece, item_bytes, self.where) for piece in pieces]
         self.parallel = all(box.source.parallel for box in self._boxes)
 
@@ -123,7 +119,7 @@ class _Box:
         tensor = piece.tensor
         self.offsets = (*piece.offsets, 0)
         self.sizes = (*piece.sizes, item_bytes)
-        self._distances = _steps(self.sizes, 1)
+        self._distances = contiguous_stride(self.sizes)
         self.source, self._position = tensor.storage.source, tensor.storage.position + tensor.offset * item_bytes
         if not _in_order(tensor):
             self.source, self._position = _StraightenedSource(tensor, item_bytes, where), 0
@@ -139,13 +135,13 @@ class _Box:
         begins = [at - begin for at, begin in zip((*fixed, low), self.offsets, strict=False)]
         position = self._position + sum(n * step for n, step in zip(begins, self._distances, strict=False))
         into = place if place.flags.c_contiguous else np.empty(place.shape, np.uint8)
-        self.source.read_into(position, [memoryview(into.reshape(-1))])
+        self.source.read_into(position, [into.reshape(-1).data])
         if into is not place:
             place[...] = into
 
 
 def _in_order(tensor: Tensor) -> bool:
-    pairs = zip(tensor.shape, tensor.stride, _steps(tensor.shape, 1), strict=True)
+    pairs = zip(tensor.shape, tensor.stride, contiguous_stride(tensor.shape), strict=True)
     return all(size == 1 or stride == step for size, stride, step in pairs)
 
 
@@ -178,7 +174,7 @@ class _StraightenedSource(ByteSource):
             flat = np.frombuffer(stored, np.uint8)[tensor.offset * item :]
             strides = (*(stride * item for stride in tensor.stride), 1)
             seen = np.lib.stride_tricks.as_strided(flat, (*tensor.shape, item), strides, writeable=False)
-            return memoryview(np.ascontiguousarray(seen)).cast("B")
+            return np.ascontiguousarray(seen).reshape(-1).data
 
     def read_some(self, offset: int, views: list[memoryview]) -> int:
         part = self._content[offset : offset + len(views[0])]
@@ -239,10 +235,8 @@ def _compare(name: str, boxes: list[Piece], where: str) -> None:
                 max(a, b) < min(a + n, b + m)
                 for a, n, b, m in zip(one.offsets, one.sizes, other.offsets, other.sizes, strict=True)
             ):
-                raise broken(
-                    where,
-                    f"pieces of {name[:200]!r} overlap: those at {list(one.offsets)[:8]} and {list(other.offsets)[:8]}.",
-                )
+                places = f"{list(one.offsets)[:8]} and {list(other.offsets)[:8]}"
+                raise broken(where, f"pieces of {name[:200]!r} overlap: those at {places}.")
 
 
 def _odd(name: str, where: str) -> LimitError:

@@ -1,23 +1,25 @@
-"""Folders of `torch.distributed.checkpoint`: a pickle `.metadata` that tells where the chunks of each tensor lie in the files beside.
+"""Folders of `torch.distributed.checkpoint`: a pickle `.metadata` tells where in other files the chunks of each tensor lie.
 
 Each chunk, and each value that is no tensor, is a zip archive of `torch.save` within a file of the rank that wrote it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from perdure.disk.faults import broken
 from perdure.disk.folder import check_plain_names
 from perdure.disk.sources import ByteSource, PathSource
-from perdure.errors import CorruptError, FormatError, LimitError, MissingFileError, UnsafeError
+from perdure.errors import CorruptError, FormatError, MissingFileError, UnsafeError
 from perdure.foreign.assembled import Piece, assemble
 from perdure.foreign.excerpts import read_inner_zip
 from perdure.foreign.inert import ComposedTensor, Content, Made, Named, Tensor, Use
 from perdure.foreign.nested_keys import nest
 from perdure.foreign.pickles import interpret
+from perdure.foreign.zips import Archive
+from perdure.records.dtypes import ENCODED_BYTES
 
 METADATA_NAME = ".metadata"
 
@@ -38,11 +40,6 @@ _KNOWN = {
 }
 """All that a `.metadata` may name, beside the types of tensors."""
 
-_DTYPES = frozenset(
-    "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool complex32 complex64 complex128 "
-    "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2".split()
-)
-
 
 class _Place(NamedTuple):
     """Where an archive lies: file, first byte and number of bytes."""
@@ -55,9 +52,10 @@ class _Place(NamedTuple):
 _Index = tuple[str, tuple[int, ...] | None]
 
 
-def is_distributed(folder: Path) -> bool:
-    """Tell whether a folder is one of `torch.distributed.checkpoint`."""
-    return (folder / METADATA_NAME).is_file()
+def distributed_folder(path: Path) -> Path | None:
+    """Return the folder of `torch.distributed.checkpoint` that a path is, or whose metadata it is; None for any other."""
+    folder = path.parent if path.name == METADATA_NAME else path
+    return folder if (folder / METADATA_NAME).is_file() else None
 
 
 def read_distributed(folder: Path, uses: list[Use]) -> Content:
@@ -94,15 +92,10 @@ def read_distributed(folder: Path, uses: list[Use]) -> Content:
     uses[:] = dict.fromkeys(uses)
     version = metadata.get("version")
     facts = {"version": version} if isinstance(version, str) else {}
-    names = (METADATA_NAME, *files.opened)
-    return Content(
-        "torch.distributed.checkpoint folder",
-        value,
-        tuple(uses),
-        facts=facts,
-        sources=tuple(files.opened.values()),
-        files=names,
-    )
+    names, sources = (METADATA_NAME, *files.opened), tuple(files.opened.values())
+    kind = "torch.distributed.checkpoint folder"
+    archives = tuple(files.archives)
+    return Content(kind, value, tuple(uses), facts=facts, sources=sources, files=names, archives=archives)
 
 
 def _read_metadata(path: Path, uses: list[Use]) -> dict[str, Any]:
@@ -118,7 +111,7 @@ def _read_metadata(path: Path, uses: list[Use]) -> dict[str, Any]:
         uses += odd
     if odd:
         raise UnsafeError(
-            f"reading {path}: its pickle names {str(odd[0].what)[:200]!r}, which no metadata of torch.distributed.checkpoint "
+            f"reading {path}: its pickle names {str(odd[0].what)[:200]!r}, which no metadata of a distributed checkpoint "
             f"have; loading it with PyTorch may run code. Nothing was run. Take the folder from somebody you trust."
         )
     if found.end != end:
@@ -127,7 +120,7 @@ def _read_metadata(path: Path, uses: list[Use]) -> dict[str, Any]:
 
 
 def _is_known(what: Named) -> bool:
-    return (what.module, what.name) in _KNOWN or (what.module == "torch" and what.name in _DTYPES)
+    return (what.module, what.name) in _KNOWN or (what.module == "torch" and what.name in ENCODED_BYTES)
 
 
 def _attributes(value: Any, name: str, where: str) -> Any:
@@ -156,8 +149,8 @@ def _read_places(found: dict[Any, Any], where: str) -> dict[_Index, _Place]:
             raise broken(where, f"its metadata place a chunk of {name[:200]!r} twice.")
         if info.get("transform_descriptors"):
             raise FormatError(
-                f"reading {where}: its chunks were transformed ({str(info['transform_descriptors'])[:80]}), and such are not "
-                f"read. Load it with torch.distributed.checkpoint, and save it without extensions."
+                f"reading {where}: its chunks were transformed ({str(info['transform_descriptors'])[:80]}), and such are "
+                f"not read. Load it with torch.distributed.checkpoint, and save it without extensions."
             )
         place = _Place(*(_expect(info, key, kind, where) for key, kind in _PLACE.items()))
         places[at] = place
@@ -179,8 +172,9 @@ class _Files:
     def __init__(self, folder: Path, where: str) -> None:
         self._folder, self.where = folder, where
         self.opened: dict[str, ByteSource] = {}
+        self.archives: list[Archive] = []
 
-    def open(self, places: Iterator[_Place] | Any) -> None:
+    def open(self, places: Iterable[_Place]) -> None:
         """Open the files of all places, and see that each place lies in its file, and none in another."""
         by_file: dict[str, list[_Place]] = {}
         for place in places:
@@ -211,7 +205,9 @@ class _Files:
         """Return what the archive at a place holds."""
         source = self.opened[place.file]
         where = f"{source.where}, {name[:200]!r}"
-        return read_inner_zip(source, place.offset, place.n_bytes, where, uses).value
+        content = read_inner_zip(source, place.offset, place.n_bytes, where, uses)
+        self.archives += content.archives
+        return content.value
 
     def close(self) -> None:
         for source in self.opened.values():
@@ -227,12 +223,11 @@ def _read_entry(name: Any, entry: Any, places: dict[_Index, _Place], files: _Fil
     tensor = _attributes(entry, "TensorStorageMetadata", files.where)
     shape = _sizes(_expect(tensor, "size", tuple, files.where), files.where)
     dtype = _dtype(tensor.get("properties"), files.where)
-    read: Callable[[_Place], Any] = lambda place: files.read(name, place, uses)  # noqa: E731
     pieces = []
     for chunk in _expect(tensor, "chunks", list, files.where):
         box = _attributes(chunk, "ChunkStorageMetadata", files.where)
         offsets, sizes = [_sizes(_expect(box, key, tuple, files.where), files.where) for key in ("offsets", "sizes")]
-        found = read(_take(name, offsets, places, files.where))
+        found = files.read(name, _take(name, offsets, places, files.where), uses)
         if not isinstance(found, Tensor | ComposedTensor) or found.shape != sizes:
             raise broken(files.where, f"a chunk of {name[:200]!r} should be a tensor of the shape {list(sizes)[:8]}.")
         pieces.append(Piece(offsets, sizes, _plain(found, name, dtype, files.where)))
@@ -249,7 +244,7 @@ def _take(name: str, offsets: tuple[int, ...] | None, places: dict[_Index, _Plac
 def _dtype(properties: Any, where: str) -> str:
     state = _attributes(properties, "TensorProperties", where)
     found = state.get("dtype") if isinstance(state, dict) else state[0] if isinstance(state, tuple) and state else None
-    if not isinstance(found, Named) or found.module != "torch" or found.name not in _DTYPES:
+    if not isinstance(found, Named) or found.module != "torch" or found.name not in ENCODED_BYTES:
         raise broken(where, f"its metadata have {str(found)[:80]!r} where the type of a tensor was expected.")
     return found.name
 
@@ -257,7 +252,7 @@ def _dtype(properties: Any, where: str) -> str:
 def _plain(found: Tensor | ComposedTensor, name: str, dtype: str, where: str) -> Tensor:
     if isinstance(found, ComposedTensor) or found.marks:
         raise FormatError(
-            f"reading {where}: {name[:200]!r} is a sparse, quantized or conjugate tensor, and such are not read."
+            f"reading {where}: {name[:200]!r} is sparse, quantized or conjugate, which is not read from such a folder."
         )
     if found.dtype != dtype:
         raise broken(where, f"a chunk of {name[:200]!r} is of the type {found.dtype}, not {dtype}.")

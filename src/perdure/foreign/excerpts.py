@@ -55,7 +55,10 @@ def read_inner_zip(source: ByteSource, position: int, n_bytes: int, where: str, 
     folder = folder_of(archive)
     if folder is None:
         raise FormatError(f"reading {where}: a zip archive of torch.save was expected, and it has no data.pkl.")
-    return read_torch_zip(Archive(source, where, members), folder, where, uses)
+    archive = Archive(source, where, members)
+    content = read_torch_zip(archive, folder, where, uses)
+    content.archives = (archive,)
+    return content
 
 
 def _rooted(member: Member, excerpt: Excerpt, source: ByteSource, position: int) -> Member:

@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 from perdure.disk.sources import ByteSource
+from perdure.foreign.zips import Archive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,9 @@ class Content:
         facts: what it says about itself (`{"torch": "1.13.0"}`), plain values.
         sources: what was opened, to be closed.
         files: the names of the files, where it is a folder.
+        archives: within its files, where those are no archives themselves; for their checksums.
         members: of an archive, the members that were read, or that hold nothing but what is known of them.
+        unread: a sentence for each part of which nothing can be said.
     """
 
     format: str
@@ -182,3 +185,5 @@ class Content:
     sources: tuple[ByteSource, ...] = ()
     files: tuple[str, ...] = ()
     members: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()
+    archives: tuple[Archive, ...] = ()

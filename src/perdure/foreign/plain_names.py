@@ -146,10 +146,14 @@ def _type_of(*args: Any) -> Named:
     raise MisuseError
 
 
-def _get_attribute(*args: Any) -> Named:
-    """Name an attribute of what a name stands for, as a dotted name does."""
+def _get_attribute(*args: Any) -> Any:
+    """Name an attribute of what a name stands for, as a dotted name does; that of an object is kept, as a method of it is."""
     owner, name = args if len(args) == 2 else (None, None)
-    if type(owner) is not Named or type(name) is not str or not name.isidentifier() or name.startswith("__"):
+    if type(name) is not str or not name.isidentifier() or name.startswith("__"):
+        raise MisuseError
+    if isinstance(owner, Made):
+        return NotImplemented
+    if type(owner) is not Named:
         raise MisuseError
     return Named(owner.module, f"{owner.name}.{name}")
 

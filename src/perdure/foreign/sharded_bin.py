@@ -1,4 +1,4 @@
-"""Folders of pickled files: those that an index divides a state dict among, as Hugging Face's libraries wrote it, or a lone one."""
+"""Folders of pickled files: a lone one, or those among which an index divides a state dict, as Hugging Face has it."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from perdure.disk.sources import ByteSource, BytesSource
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickles import interpret
 from perdure.foreign.swapped import swapped
-from perdure.foreign.torch_storages import StorageId, number_bytes, storage_id
-from perdure.records.dtypes import ENCODED_BYTES
+from perdure.foreign.torch_storages import ITEM_BYTES, StorageId, number_bytes, storage_id
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -76,7 +75,7 @@ class _Declared:
         first = self.sizes.setdefault(wanted.key, wanted)
         if (first.dtype, first.n_elements) != (wanted.dtype, wanted.n_elements):
             raise broken(self._where, f"its pickle contradicts itself on the storage {wanted.key[:40]!r}.")
-        return _typed(Storage(_NOWHERE, 0, wanted.n_elements * ENCODED_BYTES[wanted.dtype]), wanted, self._where)
+        return _typed(Storage(_NOWHERE, 0, wanted.n_elements * ITEM_BYTES[wanted.dtype]), wanted, self._where)
 
 
 class _Located:
@@ -109,7 +108,7 @@ def _typed(storage: Storage, wanted: StorageId, where: str) -> TypedStorage:
     _, first, n_elements = wanted.view
     if not 0 <= first <= first + n_elements <= wanted.n_elements:
         raise broken(where, f"a view of the storage {wanted.key[:40]!r} reaches beyond it.")
-    item_bytes = ENCODED_BYTES[wanted.dtype]
+    item_bytes = ITEM_BYTES[wanted.dtype]
     part = Storage(storage.source, storage.position + first * item_bytes, n_elements * item_bytes)
     return TypedStorage(part, wanted.dtype)
 
@@ -123,7 +122,7 @@ def _locate(
         declared = sizes.get(str(key))
         if declared is None or str(key) in found:
             raise broken(source.where, f"its list of storages names {str(key)[:40]!r}, which is none, or twice.")
-        item_bytes = ENCODED_BYTES[declared.dtype]
+        item_bytes = ITEM_BYTES[declared.dtype]
         n_bytes = declared.n_elements * item_bytes
         if position + 8 + n_bytes > source.n_bytes:
             raise broken(source.where, f"it was cut off: the storage {str(key)[:40]!r} ends beyond the file.")

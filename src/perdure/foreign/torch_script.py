@@ -1,7 +1,7 @@
 """TorchScript archives: what `torch.jit.save` adds to an archive of `torch.save`, and which of it makes the state dict.
 
-The pickle holds each module's attributes side by side; which are parameters and which buffers stands at the head of its class,
-in the code. That is read as text, for these two lines alone.
+The pickle holds each module's attributes side by side; which are parameters and which buffers stands at the head of its
+class, in the code. That is read as text, for these two lines alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from perdure.disk.sources import BytesSource
 from perdure.errors import LimitError
 from perdure.foreign.inert import ComposedTensor, Content, Made, Named, Storage, Tensor, TypedStorage, Use
 from perdure.foreign.pickle_files import interpret_whole
-from perdure.foreign.torch_storages import storage_id
-from perdure.foreign.torch_zip import read_part, read_torch_zip
+from perdure.foreign.torch_storages import ITEM_BYTES, storage_id
+from perdure.foreign.torch_zip import folder_of, read_part, read_torch_zip
 from perdure.foreign.zips import Archive
-from perdure.records.dtypes import ENCODED_BYTES
 
 MAX_CODE_BYTES = 2**26
 
@@ -36,9 +35,10 @@ class _Class(NamedTuple):
     buffers: frozenset[str] | None
 
 
-def is_torch_script(archive: Archive, folder: str) -> bool:
-    """Tell an archive of TorchScript from one of `torch.save`."""
-    return f"{folder}constants.pkl" in archive.members
+def script_folder(archive: Archive) -> str | None:
+    """Return the folder within an archive that `torch.jit.save` wrote into, with its slash; None where there is none."""
+    folder = folder_of(archive)
+    return folder if folder is not None and f"{folder}constants.pkl" in archive.members else None
 
 
 def read_torch_script(archive: Archive, folder: str, where: str, uses: list[Use]) -> Content:
@@ -82,16 +82,14 @@ def _look_into_inputs(archive: Archive, folder: str, where: str, uses: list[Use]
 
     def empty(pid: Any) -> TypedStorage:
         wanted = storage_id(pid, where)
-        n_bytes = wanted.n_elements * ENCODED_BYTES[wanted.dtype]
+        n_bytes = wanted.n_elements * ITEM_BYTES[wanted.dtype]
         return TypedStorage(Storage(BytesSource(b""), 0, n_bytes), wanted.dtype)
 
     stop = pickle.position + pickle.n_bytes
     interpret_whole(pickle.source, pickle.position, stop, pickle.where, persistent=empty, uses=uses)
     start = f"{folder}traced_inputs/"
-    return {
-        pickle.name,
-        *(name for name, member in archive.members.items() if name.startswith(start) and not member.n_bytes),
-    }
+    empty_ones = [name for name, member in archive.members.items() if name.startswith(start) and not member.n_bytes]
+    return {pickle.name, *empty_ones}
 
 
 class _Classes:

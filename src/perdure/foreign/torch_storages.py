@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from perdure.errors import CorruptError
 from perdure.foreign.inert import Named
-from perdure.records.dtypes import ENCODED_BYTES
+from perdure.foreign.torch_names import ELEMENT_BYTES
 
 DTYPES = {
     "FloatStorage": "float32",
@@ -21,19 +21,22 @@ DTYPES = {
     "BoolStorage": "bool",
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
-    "QInt8Storage": "int8",
-    "QUInt8Storage": "uint8",
-    "QInt32Storage": "int32",
-    "QUInt4x2Storage": "uint8",
-    "QUInt2x4Storage": "uint8",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
     "UntypedStorage": "uint8",
 }
-"""The type of each class of storages; of a quantized one, that of its integers."""
+"""The type of each class of storages."""
+
+ITEM_BYTES = {**ELEMENT_BYTES, "quint4x2": 1, "quint2x4": 1}
+"""Bytes per element of a storage of each type; of the two smallest quantized types, several numbers are one element."""
 
 
 def number_bytes(dtype: str) -> int:
     """Return the bytes of one number of a type; a complex element has two."""
-    return ENCODED_BYTES[dtype] // (2 if dtype.startswith("complex") else 1)
+    return ITEM_BYTES[dtype] // (2 if dtype.startswith("complex") else 1)
 
 
 class StorageId(NamedTuple):

@@ -16,8 +16,7 @@ from perdure.disk.sources import ByteSource
 from perdure.foreign.inert import Content, Named, Storage, Tensor, TypedStorage, Use
 from perdure.foreign.pickles import interpret
 from perdure.foreign.shapes import check_reach, shape_of, sizes_of
-from perdure.foreign.torch_storages import DTYPES
-from perdure.records.dtypes import ENCODED_BYTES
+from perdure.foreign.torch_storages import DTYPES, ITEM_BYTES
 
 _BLOCK = 512
 _MEMBERS = ("storages", "tensors", "pickle")
@@ -146,7 +145,7 @@ def _read_storages(cursor: _Cursor) -> dict[str, TypedStorage]:
         if dtype is None:
             raise broken(cursor.where, f"its tar archive has the storage {str(entry)[:80]!r}, which is none.")
         (n_elements,) = cursor.numbers("<q")
-        n_bytes = n_elements * ENCODED_BYTES[dtype]
+        n_bytes = n_elements * ITEM_BYTES[dtype]
         found[str(entry[0])] = TypedStorage(Storage(cursor.source, cursor.skip(n_bytes), n_bytes), dtype)
     views = cursor.pickle()
     for entry in views if isinstance(views, list) else ():
@@ -163,7 +162,7 @@ def _read_view(entry: Any, where: str) -> _View:
 
 def _part(view: _View, found: dict[str, TypedStorage], where: str) -> TypedStorage:
     root = found.get(str(view.root))
-    item_bytes = ENCODED_BYTES[root.dtype] if root else 1
+    item_bytes = ITEM_BYTES[root.dtype] if root else 1
     start, n_bytes = view.first * item_bytes, view.n_elements * item_bytes
     if root is None or not 0 <= start <= start + n_bytes <= root.storage.n_bytes:
         raise broken(where, f"the view {str(view.key)[:40]!r} of its tar archive reaches beyond its storage.")
@@ -183,7 +182,7 @@ def _read_tensors(cursor: _Cursor, storages: dict[str, TypedStorage]) -> dict[st
 
 
 def _tensor(cursor: _Cursor, storage: TypedStorage, n_dimensions: int) -> Tensor:
-    whole, item_bytes = storage.storage, ENCODED_BYTES[storage.dtype]
+    whole, item_bytes = storage.storage, ITEM_BYTES[storage.dtype]
     numbers = (cursor.numbers(f"<{n_dimensions}q"), cursor.numbers(f"<{n_dimensions}q"), *cursor.numbers("<q"))
     try:
         shape, stride = shape_of(numbers[0], "a tensor"), sizes_of(numbers[1], "a tensor")

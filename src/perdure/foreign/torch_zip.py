@@ -11,9 +11,8 @@ from perdure.disk.faults import broken
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickle_files import interpret_whole
 from perdure.foreign.swapped import swapped
-from perdure.foreign.torch_storages import number_bytes, storage_id
+from perdure.foreign.torch_storages import ITEM_BYTES, number_bytes, storage_id
 from perdure.foreign.zips import Archive
-from perdure.records.dtypes import ENCODED_BYTES
 
 _MAX_NOTE_BYTES = 1000
 _OWN_MEMBERS = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment")
@@ -53,7 +52,7 @@ def read_part(archive: Archive, folder: str, part: str, where: str, uses: list[U
     order = _note(archive, f"{folder}byteorder") or "little"
     if order not in ("little", "big"):
         raise broken(where, f"its byte order is {order[:20]!r}.")
-    storages = _Storages(archive, f"{folder}{part}/", where, swap=order == "big")
+    storages = Storages(archive, f"{folder}{part}/", where, swap=order == "big")
     pickle = archive.members[f"{folder}{part}.pkl"]
     start, stop = pickle.position, pickle.position + pickle.n_bytes
     value = interpret_whole(pickle.source, start, stop, f"{where}, its {part}.pkl", persistent=storages, uses=uses)
@@ -74,11 +73,23 @@ def _note(archive: Archive, name: str) -> str:
     return member.source.read(member.position, member.n_bytes).decode("ascii", "replace").strip()
 
 
-class _Storages:
-    """Gives the storage that a persistent id stands for: the same one for the same key."""
+class Storages:
+    """Gives the storage that a persistent id stands for: the same one for the same key.
 
-    def __init__(self, archive: Archive, folder: str, where: str, *, swap: bool) -> None:
+    Args:
+        archive: the archive.
+        folder: where in it the storages are, by their keys.
+        where: names the file in messages.
+        swap: a machine of the other byte order wrote them.
+        ending: what follows the key in the name of a member.
+
+    Attributes:
+        members: those that were asked for.
+    """
+
+    def __init__(self, archive: Archive, folder: str, where: str, *, swap: bool = False, ending: str = "") -> None:
         self._members, self._folder, self._where, self._swap = archive.members, folder, where, swap
+        self._ending = ending
         self._made: dict[str, tuple[Storage, str]] = {}
         self.members: set[str] = set()
 
@@ -87,19 +98,19 @@ class _Storages:
         if wanted.key not in self._made:
             self._made[wanted.key] = self._make(wanted.key, wanted.dtype, wanted.n_elements), wanted.dtype
         storage, dtype = self._made[wanted.key]
-        if wanted.n_elements * ENCODED_BYTES[wanted.dtype] > storage.n_bytes or (self._swap and dtype != wanted.dtype):
+        if wanted.n_elements * ITEM_BYTES[wanted.dtype] > storage.n_bytes or (self._swap and dtype != wanted.dtype):
             raise broken(self._where, f"its pickle contradicts itself on the storage {wanted.key[:40]!r}.")
         return TypedStorage(storage, wanted.dtype)
 
     def _make(self, key: str, dtype: str, n_elements: int) -> Storage:
-        member = self._members.get(self._folder + key)
+        member = self._members.get(self._folder + key + self._ending)
         if member is None:
             raise broken(
                 self._where, f"its pickle names the storage {key[:40]!r}, but it has no {self._folder}{key[:40]}."
             )
         self.members.add(member.name)
-        item_bytes = ENCODED_BYTES[dtype]
-        if member.n_bytes != n_elements * item_bytes:
+        item_bytes = ITEM_BYTES[dtype]
+        if member.n_bytes // item_bytes != n_elements:
             raise broken(
                 self._where,
                 f"its storage {key[:40]!r} should take {n_elements * item_bytes} bytes and takes {member.n_bytes}.",

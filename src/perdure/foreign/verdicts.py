@@ -31,6 +31,9 @@ STANDARD_LIBRARY = frozenset(sys.stdlib_module_names) | frozenset(IMPORT_MAPPING
 _WELL_KNOWN = ("torch", "numpy", "_numpy", "functorch", "torchgen")
 """Packages whose harmless calls are all on the list, so that no other call can be taken for one."""
 
+_HARMLESS_CLASSES = ("torch.nn.", "torch.optim.", "torch.distributions.", "torch._dynamo.eval_frame.")
+"""Where in them classes are that run nothing when they are made, and that pickles of whole models call."""
+
 _RECONSTRUCTOR = re.compile(r"(_?rebuild|_?reconstruct|_?unpickle|__pyx_unpickle)(_|\Z|[A-Z])|_new_[A-Z]")
 _ORDINARY = """
     calendar cmd code codecs collections config copy dataclasses datetime enum graphlib html io json logging numbers
@@ -115,6 +118,8 @@ def _danger(what: Named, how: str) -> str:
     if what.module.rpartition(".")[2] in STANDARD_LIBRARY - frozenset(_ORDINARY.split()) and "." in what.module:
         return f"is {_DONE[how]}; its path leads into Python's own library"
     if how != "called":
+        return ""
+    if _is_class_like(what.name) and f"{what.module}.".startswith(_HARMLESS_CLASSES):
         return ""
     if _package(what) in _WELL_KNOWN:
         return f"is called, and is not on the list of what is harmless of {_package(what)}"
