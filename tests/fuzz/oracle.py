@@ -12,7 +12,7 @@ import torch
 
 import perdure
 from perdure.errors import FormatError, PerdureError, StorageError
-from perdure.foreign.inert import Made
+from perdure.foreign.inert import Made, Named
 
 
 class Disagreement(Exception):
@@ -81,7 +81,7 @@ def _same(a: Any, b: Any, depth: int = 0) -> bool:
     """Tell whether two nestings hold the same, bit for bit; NaN is NaN."""
     if depth > 100:
         return True
-    if isinstance(a, Made):
+    if isinstance(a, Made | Named):
         return True  # a record of what is not made here
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
         return _same_tensors(a, b)
@@ -99,8 +99,12 @@ def _same(a: Any, b: Any, depth: int = 0) -> bool:
 
 
 def _same_item(a: Mapping[Any, Any], key: Any, b: Mapping[Any, Any], depth: int) -> bool:
-    """Compare what two mappings have for a key; one that does not equal itself is not looked for."""
-    return key != key or (key in a and _same(a[key], b[key], depth + 1))
+    """Compare what two mappings have for a key; what is a record here, or does not equal itself, is not looked for."""
+    return not _is_plain(key) or key != key or (key in a and _same(a[key], b[key], depth + 1))
+
+
+def _is_plain(key: Any) -> bool:
+    return all(map(_is_plain, key)) if isinstance(key, tuple) else isinstance(key, str | bytes | int | float | None)
 
 
 def _same_tensors(a: Any, b: Any) -> bool:
@@ -118,7 +122,7 @@ def _same_tensors(a: Any, b: Any) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> bytes:
-    whole = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    whole = tensor.detach().resolve_conj().resolve_neg().reshape(-1).clone(memory_format=torch.contiguous_format)
     return whole.view(torch.uint8).numpy().tobytes() if whole.numel() else b""
 
 
