@@ -86,7 +86,7 @@ class Check:
     def finish(self) -> None:
         """Raise the error that is due, once all blocks are in."""
         identity = self._identity.hexdigest() if self._identity else None
-        _compare(self._want, self._record, self._checksum.hexdigest(), identity)
+        compare(self._want, self._record, self._checksum.hexdigest(), identity)
 
 
 class Whole(msgspec.Struct, frozen=True, gc=False):
@@ -100,10 +100,15 @@ class Whole(msgspec.Struct, frozen=True, gc=False):
     def check(self) -> None:
         """Raise the error that is due."""
         identity = blake3(self.view).hexdigest() if self.full else None
-        _compare(self.want, self.record, xxhash.xxh3_128_hexdigest(self.view), identity)
+        compare(self.want, self.record, xxhash.xxh3_128_hexdigest(self.view), identity)
 
 
-def _compare(want: Want, record: TensorRecord, checksum: str, identity: str | None) -> None:
+def compare(want: Want, record: TensorRecord, checksum: str, identity: str | None = None) -> None:
+    """Compare the digests of what was read with those that were saved; BLAKE3 only where it was computed.
+
+    Raises:
+        DigestError: they differ.
+    """
     if checksum != record.xxh3:
         kind = "checksum (XXH3-128)"
     elif identity is not None and identity != record.blake3:

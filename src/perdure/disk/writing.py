@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import xxhash
@@ -22,6 +22,7 @@ from perdure.disk import capabilities
 from perdure.disk.crew import Crew, Outcome, finish
 from perdure.disk.digests import EMPTY, Digests
 from perdure.disk.memory import Piece, address_of, allocate, copy
+from perdure.errors import StorageError
 
 SEGMENT_BYTES = 4 * 2**20
 RING_SEGMENTS = 10
@@ -29,6 +30,7 @@ DIRECT_FROM_BYTES = 32 * 2**20
 _WRITERS = 8
 _PAGE = 4096
 _MAX_VECTORS = 512
+_READ_BACK_BYTES = 2**20
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -150,23 +152,96 @@ def open_direct(path: os.PathLike[str], plain: int, n_bytes: int) -> DirectSink 
 
 
 def write_items(
-    items: list[Item], descriptor: int, path: os.PathLike[str], data_start: int, where: str
+    items: list[Item], descriptor: int, path: os.PathLike[str], data_start: int, where: str, *, verify: bool = False
 ) -> dict[str, Digests]:
     """Write the items' bytes in order from `data_start` on and return their digests; `where` names the file in messages.
 
+    Args:
+        items: what is written.
+        descriptor: the open file.
+        path: the file's path.
+        data_start: where the first item goes.
+        where: names the file in messages.
+        verify: read everything back afterwards. It then goes through the page cache, from which it comes back at once
+            while the disk is still at work.
+
     Raises:
         OSError: the system refused.
+        StorageError: what was read back is not what was written.
     """
     n_bytes = sum(item.n_bytes for item in items)
-    direct = open_direct(path, descriptor, n_bytes)
+    direct = None if verify else open_direct(path, descriptor, n_bytes)
     sink: PlainSink | DirectSink = direct or PlainSink(descriptor)
+    identities = DigestStream(lambda: blake3(max_threads=max(1, capabilities.n_processors() // 2)))
+    checksums = DigestStream(xxhash.xxh3_128)
     try:
-        digests = _write_streaming(items, sink, data_start, where)
+        write_streaming(items, sink, data_start, where, identities, checksums)
     finally:
         sink.close()
     if direct:
         os.ftruncate(descriptor, data_start + n_bytes)
-    return digests
+    found = {item.name: EMPTY for item in items}
+    for name, identity in identities.hexdigests().items():
+        found[name] = Digests(identity, checksums.hexdigests()[name])
+    if verify:
+        read_back(items, {name: digests.xxh3 for name, digests in found.items()}, descriptor, data_start, where)
+    return found
+
+
+def read_back(
+    items: list[Item], checksums: Mapping[str, str], descriptor: int, data_start: int, where: str
+) -> None:
+    """Read what was written and compare it with its checksums (XXH3-128); items without one had no bytes.
+
+    Raises:
+        StorageError: it is not what was written.
+    """
+    buffer = memoryview(bytearray(_READ_BACK_BYTES))
+    position = data_start
+    for item in items:
+        checksum = xxhash.xxh3_128()
+        stop = position + item.n_bytes
+        while position < stop:
+            n_bytes = _read_some(descriptor, buffer[: stop - position], position)
+            if not n_bytes:
+                break
+            checksum.update(buffer[:n_bytes])
+            position += n_bytes
+        if position < stop or checksum.hexdigest() != checksums.get(item.name, EMPTY.xxh3):
+            raise _not_as_written(where, repr(item.name))
+
+
+def check_written(descriptor: int, views: list[memoryview], where: str, offset: int = 0) -> None:
+    """Read back the bytes that were written from `offset` on and compare them.
+
+    Raises:
+        StorageError: they are not those.
+    """
+    buffer = memoryview(bytearray(_READ_BACK_BYTES))
+    for view in views:
+        done = 0
+        while done < len(view):
+            n_bytes = _read_some(descriptor, buffer[: len(view) - done], offset + done)
+            if not n_bytes or buffer[:n_bytes] != view[done : done + n_bytes]:
+                raise _not_as_written(where, f"byte {offset + done}")
+            done += n_bytes
+        offset += done
+
+
+def _not_as_written(where: str, what: str) -> StorageError:
+    return StorageError(
+        f"saving {where}: {what} was read back and is not what was written, so the disk or the memory is at fault. "
+        f"Nothing was changed; save to another disk."
+    )
+
+
+def _read_some(descriptor: int, view: memoryview, offset: int) -> int:
+    if capabilities.VECTOR_READS:
+        return os.preadv(descriptor, [view], offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    content = os.read(descriptor, len(view))
+    view[: len(content)] = content
+    return len(content)
 
 
 def digest_pieces(pieces_of: Mapping[str, Iterable[Piece]]) -> dict[str, Digests]:
@@ -183,45 +258,52 @@ def _digests_of_pieces(pieces: Iterable[Piece]) -> Digests:
     return Digests(identity.hexdigest(), checksum.hexdigest())
 
 
-def _write_streaming(
-    items: list[Item], sink: PlainSink | DirectSink, data_start: int, where: str
-) -> dict[str, Digests]:
-    """Stage segments in this thread while others write them and compute their digests.
+def write_streaming(
+    items: Iterable[Item],
+    sink: PlainSink | DirectSink,
+    data_start: int,
+    where: str,
+    first: DigestStream,
+    second: DigestStream,
+) -> None:
+    """Stage segments in this thread while others write them and compute two digests of each item.
 
     At most `RING_SEGMENTS` are under way, which bounds the memory. Errors of the other threads are raised here.
     """
-    identities = DigestStream(lambda: blake3(max_threads=max(1, capabilities.n_processors() // 2)))
-    checksums = DigestStream(xxhash.xxh3_128)
     n_writers = _WRITERS if capabilities.VECTOR_WRITES else 1
     ring = Ring(RING_SEGMENTS, where)
     under_way: collections.deque[list[Outcome]] = collections.deque()
-    with Crew(1) as identifiers, Crew(1) as checkers, Crew(n_writers) as writers:
+    with Crew(1) as one, Crew(1) as other, Crew(n_writers) as writers:
         for segment in segments(items, data_start):
             if len(under_way) == RING_SEGMENTS:
                 finish(under_way.popleft())
             staged = ring.stage(segment)
             under_way.append(
                 [
-                    identifiers.submit(partial(identities.update, staged)),
-                    checkers.submit(partial(checksums.update, staged)),
+                    one.submit(partial(first.update, staged)),
+                    other.submit(partial(second.update, staged)),
                     writers.submit(partial(sink.write, staged)),
                 ]
             )
         for outcomes in under_way:
             finish(outcomes)
-    found = {item.name: EMPTY for item in items}
-    for name, identity in identities.hexdigests().items():
-        found[name] = Digests(identity, checksums.hexdigests()[name])
-    return found
+
+
+class Digester(Protocol):
+    """What computes a digest of bytes that come one after another."""
+
+    def update(self, view: memoryview, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
 
 
 class DigestStream:
     """One digest per tensor over segments that come in the file's order."""
 
-    def __init__(self, new: Callable[[], xxhash.xxh3_128 | blake3]) -> None:
+    def __init__(self, new: Callable[[], Digester]) -> None:
         self._new = new
         self._name: str | None = None
-        self._state: xxhash.xxh3_128 | blake3 | None = None
+        self._state: Digester | None = None
         self._done: dict[str, str] = {}
 
     def update(self, segment: Segment) -> None:

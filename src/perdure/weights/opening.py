@@ -74,6 +74,7 @@ class Weights(Mapping[str, torch.Tensor]):
         path: what was opened.
         manifest: what perdure wrote about it; None for a file of another writer.
         digest: the root digest; empty where there is none.
+        prefix: how the names in the file begin that are shown here without it, its dot included; empty for none.
     """
 
     def __init__(self, stored: Stored, *, prefix: str | None = None, map: bool = True) -> None:
@@ -83,7 +84,7 @@ class Weights(Mapping[str, torch.Tensor]):
         self._maps: dict[str, mmap.mmap | None] = {}
         self._copies: weakref.WeakValueDictionary[str, mmap.mmap] = weakref.WeakValueDictionary()
         self._offsets: dict[str, int] = {}
-        start = prefix_start(prefix)
+        self.prefix = start = prefix_start(prefix)
         self._names = {name[len(start) :]: name for name in self._restorer.names() if name.startswith(start)}
         if prefix and not self._names:
             raise MissingTensorError(f"reading {stored.where}: no tensor's name begins with {start!r}.")
