@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Collection, Iterator
 from functools import partial
 
@@ -18,7 +20,7 @@ from perdure.weights.storing import Holdings
 
 
 class Losses:
-    """Counts the finite values of each tensor that a cast made infinite or NaN; of what was read twice, once."""
+    """Counts the finite values of each tensor that are beyond the range of the type that they were cast to."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -29,9 +31,9 @@ class Losses:
 
     def warnings(self, dtype: torch.dtype) -> tuple[str, ...]:
         """Return a sentence for each such tensor."""
-        kind = short_name(dtype)
+        kind, largest = short_name(dtype), torch.finfo(dtype).max
         return tuple(
-            f"{count} finite values of {name!r} are beyond what {kind} holds and became infinite or NaN."
+            f"{count} finite values of {name!r} are beyond ±{largest:.5g}, what {kind} holds: they became infinite, NaN or that."
             for name, count in self._counts.items()
         )
 
@@ -91,16 +93,22 @@ def _cast_pieces(item: Item, source: torch.dtype, dtype: torch.dtype, losses: Lo
     for piece in item.pieces():
         values = torch.frombuffer(piece.view(writable=True), dtype=source)
         converted = values.to(dtype)
-        n_lost += _count_lost(values, converted)
+        n_lost += _count_lost(values, dtype)
         yield Piece(converted.data_ptr(), converted.nbytes, converted)
     losses.set(item.name, n_lost)
 
 
-def _count_lost(values: torch.Tensor, converted: torch.Tensor) -> int:
-    """Count the finite values that are no longer finite; types that hold all values of the other lose none."""
-    held, needed = torch.finfo(converted.dtype).max, torch.finfo(values.dtype).max
-    if held >= needed:
+def _count_lost(values: torch.Tensor, dtype: torch.dtype) -> int:
+    """Count the finite values that no rounding brings into the range of a type; none where it holds those of the other."""
+    limit = _limit(dtype)
+    if limit > torch.finfo(values.dtype).max:
         return 0
-    wide = converted if converted.itemsize > 1 else converted.float()
-    n_infinite = wide.numel() - int(torch.isfinite(wide).sum())
-    return n_infinite and n_infinite - int((~torch.isfinite(values)).sum())
+    sizes = (values if values.itemsize >= 4 else values.float()).abs()
+    return int(((sizes >= limit) & (sizes < math.inf)).sum())
+
+
+@functools.cache
+def _limit(dtype: torch.dtype) -> float:
+    """Return where the next number after a type's largest would begin, with rounding to the nearest."""
+    largest, step = torch.finfo(dtype).max, torch.finfo(dtype).eps
+    return largest + 2.0 ** math.floor(math.log2(largest)) * step / 2 if largest < 1e300 else math.inf

@@ -58,14 +58,12 @@ def write_numpy(path: Path, holdings: Holdings) -> SaveReport:
 def _refuse_composed(holdings: Holdings, kind: str) -> None:
     for name, composed in holdings.composed.items():
         raise UnsupportedTensorError(
-            f"saving tensor {name!r}: {kind} cannot hold a tensor of layout {composed.layout}. Convert to a file of perdure's "
-            f"(.safetensors) or to a .pth file."
+            f"saving tensor {name!r}: {kind} cannot hold a tensor of layout {composed.layout}. Convert to a file of "
+            f"perdure's (.safetensors) or to a .pth file."
         )
 
 
-def write_torch(
-    path: Path, holdings: Holdings, manifest: Manifest | None, inner: Collection[str] = ()
-) -> SaveReport:
+def write_torch(path: Path, holdings: Holdings, manifest: Manifest | None, inner: Collection[str] = ()) -> SaveReport:
     """Write a file that `torch.load(weights_only=True)` opens as a state dict; what shares memory shares it there too.
 
     Args:

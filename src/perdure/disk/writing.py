@@ -188,9 +188,7 @@ def write_items(
     return found
 
 
-def read_back(
-    items: list[Item], checksums: Mapping[str, str], descriptor: int, data_start: int, where: str
-) -> None:
+def read_back(items: list[Item], checksums: Mapping[str, str], descriptor: int, data_start: int, where: str) -> None:
     """Read what was written and compare it with its checksums (XXH3-128); items without one had no bytes.
 
     Raises:

@@ -61,7 +61,9 @@ class Combined(NamedTuple):
     parts: dict[str, View]
 
 
-def write_state(path: Path, tensors: Mapping[str, View | Combined], attached: Mapping[str, Any], extra: Any = None) -> int:
+def write_state(
+    path: Path, tensors: Mapping[str, View | Combined], attached: Mapping[str, Any], extra: Any = None
+) -> int:
     """Write a state dict atomically and read back; returns the file's size in bytes.
 
     Args:

@@ -26,7 +26,9 @@ _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR_64 = struct.Struct("<4sIQI")
 _UTF_8 = 0x0800
-_DATE = (1980 - 1980) << 9 | 1 << 5 | 1  # the first day that a zip file can name, so that equal content gives equal files
+_DATE = (
+    (1980 - 1980) << 9 | 1 << 5 | 1
+)  # the first day that a zip file can name, so that equal content gives equal files
 _PLAIN_VERSION, _ZIP64_VERSION = 20, 45
 _PADDING_ID, _ZIP64_ID = 0x4246, 0x0001
 _MAX_32, _MAX_16 = 2**32 - 1, 2**16 - 1
