@@ -136,7 +136,7 @@ def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:
         if not isinstance(tensor, torch.Tensor) or tensor.is_meta:
             raise InputError(f"comparing: {name!r} is no tensor with values.")
     return {
-        name: TensorSpec(name, short_name(tensor.dtype), tuple(tensor.shape), tensor.nbytes)
+        name: TensorSpec(name, short_name(tensor.dtype), tuple(tensor.shape), tensor.numel() * tensor.element_size())
         for name, tensor in tensors.items()
     }
 
