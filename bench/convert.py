@@ -65,7 +65,7 @@ OPERATIONS: dict[str, tuple[str, Callable[[str], Call]]] = {
     "plain": ("perdure file → plain safetensors", _convert("perdure.safetensors", "out.safetensors", plain=True)),
     "pth": ("perdure file → .pth", _convert("perdure.safetensors", "out.pth")),
     "npz": ("perdure file → .npz", _convert("perdure.safetensors", "out.npz")),
-    "bfloat16": ("perdure file → perdure file, bfloat16", _convert("perdure.safetensors", "out.safetensors", dtype="bfloat16")),
+    "bfloat16": ("perdure file → bfloat16", _convert("perdure.safetensors", "out.safetensors", dtype="bfloat16")),
 }  # fmt: skip
 
 
@@ -160,7 +160,9 @@ def _rendered(samples: dict[str, list[dict[str, Any]]], options: argparse.Namesp
         times = sorted(round(sample["seconds"] * 1000) for sample in rounds)
         peak = max(sample["peak_bytes"] for sample in rounds)
         ratio = medians[key] / medians["copy"]
-        met = "" if key == "copy" else " **pass**" if ratio <= LIMIT_RATIO and peak <= LIMIT_PEAK_BYTES else " **missed**"
+        met = (
+            "" if key == "copy" else " **pass**" if ratio <= LIMIT_RATIO and peak <= LIMIT_PEAK_BYTES else " **missed**"
+        )
         lines.append(
             f"| {OPERATIONS[key][0]} | {medians[key] * 1000:.0f} | {times[0]} to {times[-1]} | {ratio:.2f}×{met} "
             f"| {peak / MIB:.0f} |"

@@ -17,7 +17,9 @@ from perdure.records.dtypes import STORED_NAMES
 from property.tensors import DTYPES, Drawn, plain, raw, same_bits, seeds, sharing
 
 IN_NUMPY = st.sampled_from(sorted(TYPES)).map(lambda name: getattr(torch, name))
-IN_SAFETENSORS = st.sampled_from(sorted(set(STORED_NAMES) - {"float4_e2m1fn_x2"})).map(lambda name: getattr(torch, name))
+IN_SAFETENSORS = st.sampled_from(sorted(set(STORED_NAMES) - {"float4_e2m1fn_x2"})).map(
+    lambda name: getattr(torch, name)
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,11 @@ def test_what_was_saved_is_equal_to_its_source(folder: Path, tensors: Drawn) -> 
     assert perdure.diff(folder / "same.safetensors", folder / "same.safetensors").n_by_digest == len(tensors)
 
 
-@given(seeds, st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.complex64]), st.integers(1, 3000))
+@given(
+    seeds,
+    st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.complex64]),
+    st.integers(1, 3000),
+)
 def test_figures_are_those_of_float64(seed: int, dtype: torch.dtype, size: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     pair = [(torch.randn(2, size, generator=generator, dtype=torch.float64) * 50).abs() for _ in range(2)]

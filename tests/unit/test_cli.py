@@ -386,7 +386,9 @@ def test_convert(files: Path, tmp_path: Path) -> None:
 def test_diff(files: Path, tmp_path: Path) -> None:
     done = run("diff", files / "weights.safetensors", files / "weights.safetensors")
     assert (done.returncode, done.stderr) == (0, "") and "26 equal (26 of them by digest" in done.stdout
-    safetensors.torch.save_file({"a.b": torch.full((2, 3), float("nan")), "\x1b[31m": torch.ones(1)}, tmp_path / "n.safetensors")
+    safetensors.torch.save_file(
+        {"a.b": torch.full((2, 3), float("nan")), "\x1b[31m": torch.ones(1)}, tmp_path / "n.safetensors"
+    )
     done = run("diff", files / "plain.safetensors", tmp_path / "n.safetensors")
     assert done.returncode == 1 and "\x1b" not in done.stdout and "inf" in done.stdout
     done = run("diff", files / "plain.safetensors", tmp_path / "n.safetensors", "--json")

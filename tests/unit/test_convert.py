@@ -127,7 +127,7 @@ def test_what_numpy_and_safetensors_have_no_type_for(tmp_path: Path) -> None:
     perdure.convert(tmp_path / "a.safetensors", tmp_path / "a.npz", dtype="float32")
     assert np.load(tmp_path / "a.npz")["x"].tolist() == [1.0] * 3
     perdure.save_weights({"x": torch.ones(3, dtype=torch.complex128)}, tmp_path / "b.safetensors")
-    with pytest.raises(UnsupportedTensorError, match="'x'.*complex128"):
+    with pytest.raises(UnsupportedTensorError, match=r"'x'.*complex128"):
         perdure.convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", plain=True)
     perdure.convert(tmp_path / "b.safetensors", tmp_path / "b.npz")
     assert np.load(tmp_path / "b.npz")["x"].dtype == np.complex128
@@ -173,7 +173,9 @@ def test_no_type_to_cast_to(source: Path, tmp_path: Path, dtype: Any) -> None:
 )  # fmt: skip
 def test_calls_that_make_no_sense(source: Path, tmp_path: Path, target: Any, options: Any, error: type) -> None:
     with pytest.raises(error):
-        perdure.convert(source, os.path.join(tmp_path, target) if target and isinstance(target, str) else target, **options)
+        perdure.convert(
+            source, os.path.join(tmp_path, target) if target and isinstance(target, str) else target, **options
+        )
     assert os.listdir(tmp_path) == [source.name]
 
 
@@ -237,7 +239,13 @@ def test_a_file_of_another_writer(tmp_path: Path) -> None:
 
 def test_only_a_part(tmp_path: Path) -> None:
     shared = torch.arange(6.0).view(2, 3)
-    tensors = {"encoder.w": shared, "decoder.w": shared, "decoder.v": shared, "decoder.t": shared.t(), "other": torch.ones(1)}
+    tensors = {
+        "encoder.w": shared,
+        "decoder.w": shared,
+        "decoder.v": shared,
+        "decoder.t": shared.t(),
+        "other": torch.ones(1),
+    }
     perdure.save_weights(tensors, tmp_path / "a.safetensors")
     for target in ("b.safetensors", "b.pth"):
         perdure.convert(tmp_path / "a.safetensors", tmp_path / target, prefix="decoder")
@@ -272,7 +280,9 @@ def test_a_checkpoint_stays_one_unless_its_type_changes(tmp_path: Path) -> None:
     perdure.save_checkpoint(state, tmp_path / "a.safetensors")
     perdure.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     again = perdure.load_checkpoint(tmp_path / "b.safetensors")
-    assert again["epoch"] == 3 and torch.equal(again["model"]["w"], torch.ones(2)) and again["array"].tolist() == [0, 1, 2]
+    assert (
+        again["epoch"] == 3 and torch.equal(again["model"]["w"], torch.ones(2)) and again["array"].tolist() == [0, 1, 2]
+    )
     report = perdure.convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", dtype="bfloat16")
     assert "checkpoint" in report.warnings[0]
     assert perdure.open(tmp_path / "c.safetensors")["model.w"].dtype == torch.bfloat16
@@ -357,7 +367,13 @@ class TestZips:
 
 
 def test_names_of_any_kind(tmp_path: Path) -> None:
-    tensors = {"": torch.ones(1), "é/ü": torch.ones(2), "a b": torch.ones(3), "x" * 300: torch.ones(4), "file": torch.ones(5)}
+    tensors = {
+        "": torch.ones(1),
+        "é/ü": torch.ones(2),
+        "a b": torch.ones(3),
+        "x" * 300: torch.ones(4),
+        "file": torch.ones(5),
+    }
     perdure.save_weights(tensors, tmp_path / "a.safetensors")
     for target in ("a.pth", "a.npz"):
         perdure.convert(tmp_path / "a.safetensors", tmp_path / target)

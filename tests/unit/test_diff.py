@@ -98,7 +98,11 @@ def test_large_whole_numbers_are_told_apart() -> None:
 def test_tensors_that_are_not_plain(tmp_path: Path) -> None:
     dense = torch.tensor([[0.0, 1.5], [2.5, 0.0]])
     a = {"s": dense.to_sparse(), "q": torch.quantize_per_tensor(dense, 0.5, 3, torch.qint8), "e": torch.empty(0, 2)}
-    b = {"s": (dense * 2).to_sparse(), "q": torch.quantize_per_tensor(dense, 0.25, 3, torch.qint8), "e": torch.empty(0, 2)}
+    b = {
+        "s": (dense * 2).to_sparse(),
+        "q": torch.quantize_per_tensor(dense, 0.25, 3, torch.qint8),
+        "e": torch.empty(0, 2),
+    }
     perdure.save_weights(a, tmp_path / "a.safetensors")
     perdure.save_weights(b, tmp_path / "b.safetensors")
     assert perdure.diff(tmp_path / "a.safetensors", a).equal == ("e", "s", "q")

@@ -33,7 +33,8 @@ class Losses:
         """Return a sentence for each such tensor."""
         kind, largest = short_name(dtype), torch.finfo(dtype).max
         return tuple(
-            f"{count} finite values of {name!r} are beyond ±{largest:.5g}, what {kind} holds: they became infinite, NaN or that."
+            f"{count} finite values of {name!r} are beyond ±{largest:.5g}, what {kind} holds: they became infinite, NaN or "
+            f"that."
             for name, count in self._counts.items()
         )
 
