@@ -31,6 +31,7 @@ _WRITERS = 8
 _PAGE = 4096
 _MAX_VECTORS = 512
 _READ_BACK_BYTES = 2**20
+_READERS = 4
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -97,11 +98,11 @@ class PlainSink:
     """Writes segments through the page cache, and starts their writing back at once."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     def write(self, segment: Segment) -> None:
-        write_all(self._descriptor, [_whole(segment, segment.n_bytes)], segment.offset)
-        capabilities.start_writeback(self._descriptor, segment.offset, segment.n_bytes)
+        write_all(self.descriptor, [_whole(segment, segment.n_bytes)], segment.offset)
+        capabilities.start_writeback(self.descriptor, segment.offset, segment.n_bytes)
 
     def close(self) -> None:
         pass
@@ -111,13 +112,13 @@ class DirectSink:
     """Writes segments past the page cache, whole pages of them."""
 
     def __init__(self, descriptor: int, plain: int) -> None:
-        self._descriptor, self._plain = descriptor, plain
+        self.descriptor, self._plain = descriptor, plain
 
     def write(self, segment: Segment) -> None:
         """Write whole pages; the last segment of a file is padded, and the file is cut to its size afterwards."""
         room = -(-segment.n_bytes // _PAGE) * _PAGE
         try:
-            if os.pwrite(self._descriptor, _whole(segment, room), segment.offset) == room:
+            if os.pwrite(self.descriptor, _whole(segment, room), segment.offset) == room:
                 return
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -126,7 +127,7 @@ class DirectSink:
         write_all(self._plain, [_whole(segment, segment.n_bytes)], segment.offset)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 def _whole(segment: Segment, n_bytes: int) -> memoryview:
@@ -162,20 +163,21 @@ def write_items(
         path: the file's path.
         data_start: where the first item goes.
         where: names the file in messages.
-        verify: read everything back afterwards. It then goes through the page cache, from which it comes back at once
-            while the disk is still at work.
+        verify: read everything back afterwards, from the disk itself where it was written past the page cache.
 
     Raises:
         OSError: the system refused.
         StorageError: what was read back is not what was written.
     """
     n_bytes = sum(item.n_bytes for item in items)
-    direct = None if verify else open_direct(path, descriptor, n_bytes)
+    direct = open_direct(path, descriptor, n_bytes)
     sink: PlainSink | DirectSink = direct or PlainSink(descriptor)
     identities = DigestStream(lambda: blake3(max_threads=max(1, capabilities.n_processors() // 2)))
     checksums = DigestStream(xxhash.xxh3_128)
     try:
         write_streaming(items, sink, data_start, where, identities, checksums)
+        if verify:
+            read_back(items, checksums.hexdigests(), sink.descriptor, data_start, where)
     finally:
         sink.close()
     if direct:
@@ -183,30 +185,75 @@ def write_items(
     found = {item.name: EMPTY for item in items}
     for name, identity in identities.hexdigests().items():
         found[name] = Digests(identity, checksums.hexdigests()[name])
-    if verify:
-        read_back(items, {name: digests.xxh3 for name, digests in found.items()}, descriptor, data_start, where)
     return found
 
 
 def read_back(items: list[Item], checksums: Mapping[str, str], descriptor: int, data_start: int, where: str) -> None:
     """Read what was written and compare it with its checksums (XXH3-128); items without one had no bytes.
 
+    Args:
+        items: what was written, from `data_start` on.
+        checksums: by name.
+        descriptor: the open file; one that goes past the page cache reads from the disk itself.
+        data_start: a multiple of a page.
+        where: names the file in messages.
+
     Raises:
         StorageError: it is not what was written.
     """
-    buffer = memoryview(bytearray(_READ_BACK_BYTES))
-    position = data_start
+    found = DigestStream(xxhash.xxh3_128)
+    memory = allocate(_READERS * SEGMENT_BYTES, where, "saving")
+    view, address = memoryview(memory), address_of(memory)
+    stretches = _stretches(items, data_start)
+    reading: collections.deque[tuple[Segment, Outcome]] = collections.deque()
+    with Crew(_READERS) as readers:
+        for number, (offset, n_bytes, parts) in enumerate(stretches):
+            if len(reading) == _READERS:
+                _take(reading, found)
+            start = number % _READERS * SEGMENT_BYTES
+            pieces = [(name, Piece(address + start + low, high - low, memory)) for name, low, high in parts]
+            job = partial(_read_whole, descriptor, view[start : start + SEGMENT_BYTES], offset, n_bytes)
+            reading.append((Segment(offset, n_bytes, pieces), readers.submit(job)))
+        while reading:
+            _take(reading, found)
+    read = found.hexdigests()
     for item in items:
-        checksum = xxhash.xxh3_128()
-        stop = position + item.n_bytes
-        while position < stop:
-            n_bytes = _read_some(descriptor, buffer[: stop - position], position)
-            if not n_bytes:
-                break
-            checksum.update(buffer[:n_bytes])
-            position += n_bytes
-        if position < stop or checksum.hexdigest() != checksums.get(item.name, EMPTY.xxh3):
+        if read.get(item.name) != checksums.get(item.name):
             raise _not_as_written(where, repr(item.name))
+
+
+def _take(reading: collections.deque[tuple[Segment, Outcome]], found: DigestStream) -> None:
+    segment, outcome = reading.popleft()
+    finish([outcome])
+    found.update(segment)
+
+
+def _stretches(items: Iterable[Item], data_start: int) -> Iterator[tuple[int, int, list[tuple[str, int, int]]]]:
+    """Cut a file into stretches of `SEGMENT_BYTES`: where each begins, its size, and which bytes of it are whose."""
+    offset, filled, parts = data_start, 0, []
+    for item in items:
+        left = item.n_bytes
+        while left:
+            step = min(left, SEGMENT_BYTES - filled)
+            parts.append((item.name, filled, filled + step))
+            left, filled = left - step, filled + step
+            if filled == SEGMENT_BYTES:
+                yield offset, filled, parts
+                offset, filled, parts = offset + filled, 0, []
+    if parts:
+        yield offset, filled, parts
+
+
+def _read_whole(descriptor: int, view: memoryview, offset: int, n_bytes: int) -> None:
+    """Read some bytes, whole pages of them; where the file ends too early, what was not read shows in the digest."""
+    room = min(len(view), -(-n_bytes // _PAGE) * _PAGE)
+    done = 0
+    while done < n_bytes:
+        step = _read_some(descriptor, view[done:room], offset + done)
+        if not step:
+            view[done:n_bytes] = bytes(n_bytes - done)
+            return
+        done += step
 
 
 def check_written(descriptor: int, views: list[memoryview], where: str, offset: int = 0) -> None:

@@ -6,6 +6,7 @@ the .ZIP File Format Specification (APPNOTE 6.3.10), sections 4.3 to 4.5.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,7 +18,16 @@ import xxhash
 from perdure.disk.atomic import replacing
 from perdure.disk.files import preallocate
 from perdure.disk.memory import pieces_of
-from perdure.disk.writing import DigestStream, Item, PlainSink, check_written, read_back, write_all, write_streaming
+from perdure.disk.writing import (
+    DigestStream,
+    Item,
+    PlainSink,
+    check_written,
+    open_direct,
+    read_back,
+    write_all,
+    write_streaming,
+)
 from perdure.errors import InputError
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -69,12 +79,17 @@ def write_archive(path: Path, items: list[Item], alignment: int = 1) -> int:
     members = place(items, alignment)
     end = members[-1].stop if members else 0
     total = end + len(_directory(members, end))
-    with replacing(path, total, where) as (descriptor, _):
+    with replacing(path, total, where) as (descriptor, temporary):
         preallocate(descriptor, total)
         checksums, crcs = DigestStream(xxhash.xxh3_128), DigestStream(_Crc)
         parts = list(_parts(members))
-        write_streaming(parts, PlainSink(descriptor), 0, where, checksums, crcs)
-        read_back(parts, checksums.hexdigests(), descriptor, 0, where)
+        sink = open_direct(temporary, descriptor, end) or PlainSink(descriptor)
+        try:
+            write_streaming(parts, sink, 0, where, checksums, crcs)
+            read_back(parts, checksums.hexdigests(), sink.descriptor, 0, where)
+        finally:
+            sink.close()
+        os.ftruncate(descriptor, total)  # what goes past the page cache is written in whole pages
         found = crcs.hexdigests()
         members = [member._replace(crc=int(found.get(member.item.name, "0"), 16)) for member in members]
         written = [(member.start, _local_header(member)) for member in members]
