@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def main() -> int:
     if options.child:
         print(json.dumps(_measured(options.child, options.folder)))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the gigabytes in the folder go
     folder = tempfile.mkdtemp(prefix="perdure-bench-", dir=options.folder)
     try:
         _make(folder)
