@@ -17,6 +17,8 @@ from perdure.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from perdure import errors
+    from perdure.comparison.comparing import diff
+    from perdure.conversion.converting import convert
     from perdure.foreign.checking import check
     from perdure.foreign.description import info
     from perdure.models.annotating import annotate
@@ -32,6 +34,8 @@ _HOMES = {
     "Weights": "perdure.weights.opening",
     "annotate": "perdure.models.annotating",
     "check": "perdure.foreign.checking",
+    "convert": "perdure.conversion.converting",
+    "diff": "perdure.comparison.comparing",
     "info": "perdure.foreign.description",
     "load": "perdure.models.loading",
     "load_checkpoint": "perdure.weights.checkpoints",
@@ -48,6 +52,8 @@ __all__ = [
     "__version__",
     "annotate",
     "check",
+    "convert",
+    "diff",
     "errors",
     "info",
     "load",

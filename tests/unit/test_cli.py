@@ -362,3 +362,39 @@ def test_a_fault_of_perdures_own_is_no_verdict(files: Path) -> None:
     assert done.returncode == 70 and len(done.stderr.splitlines()) == 1 and "report" in done.stderr
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PERDURE_DEBUG": "1"})
     assert done.returncode == 70 and "Traceback" in done.stderr
+
+
+def test_convert(files: Path, tmp_path: Path) -> None:
+    done = run("convert", files / "weights.safetensors", tmp_path / "new.pth")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(rf"saved {re.escape(str(tmp_path))}/new.pth: [\d.]+ KiB\n", done.stdout)
+    done = run("convert", files / "sharded", tmp_path / "new.npz", "--dtype", "float16", "--json")
+    report = json.loads(done.stdout)
+    assert report["n_bytes"] == os.path.getsize(tmp_path / "new.npz") and "head.weight" in report["warnings"][0]
+    for arguments, code in (
+        ((files / "weights.safetensors", tmp_path / "x.h5"), 64),
+        ((files / "weights.safetensors", tmp_path / "x.pth", "--dtype", "int8"), 64),
+        ((files / "damaged.safetensors", tmp_path / "x.pth"), 65),
+        ((files / "none.safetensors", tmp_path / "x.pth"), 66),
+        ((files / "weights.safetensors", tmp_path / "no" / "x.pth"), 66),
+    ):
+        done = run("convert", *arguments)
+        assert done.returncode == code and done.stderr.startswith("perdure: ") and "Traceback" not in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["new.npz", "new.pth"]
+
+
+def test_diff(files: Path, tmp_path: Path) -> None:
+    done = run("diff", files / "weights.safetensors", files / "weights.safetensors")
+    assert (done.returncode, done.stderr) == (0, "") and "26 equal (26 of them by digest" in done.stdout
+    safetensors.torch.save_file(
+        {"a.b": torch.full((2, 3), float("nan")), "\x1b[31m": torch.ones(1)}, tmp_path / "n.safetensors"
+    )
+    done = run("diff", files / "plain.safetensors", tmp_path / "n.safetensors")
+    assert done.returncode == 1 and "\x1b" not in done.stdout and "inf" in done.stdout
+    done = run("diff", files / "plain.safetensors", tmp_path / "n.safetensors", "--json")
+    found = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(name))
+    assert (found["same"], found["removed"], found["changed"]["a.b"]["max_abs"]) == (False, ["c"], "inf")
+    done = run("diff", "--no-values", files / "plain.safetensors", files / "plain.safetensors", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["n_unread"] == 2
+    assert run("diff", files / "plain.safetensors", files / "none.safetensors").returncode == 66
+    assert run("diff", files / "cut.safetensors", files / "plain.safetensors").returncode == 65

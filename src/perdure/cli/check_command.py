@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import threading
-from collections.abc import Iterator
-
 import click
 
 from perdure.cli.output import print_json, printable
-from perdure.disk.checking import Progress
+from perdure.cli.progress import shown_progress
 from perdure.foreign.checking import check
 
 EXIT_CODES = {"safe": 0, "needs code": 1, "dangerous": 2, "damaged": 3}
@@ -31,7 +26,7 @@ def check_command(path: str, as_json: bool) -> None:
       perdure check downloads/
       perdure check --json last.ckpt | jq .findings
     """  # noqa: D301
-    with _progress() as progress:
+    with shown_progress() as progress:
         report = check(path, progress=progress)
     if as_json:
         print_json(report)
@@ -39,25 +34,3 @@ def check_command(path: str, as_json: bool) -> None:
         for line in str(report).splitlines():
             click.echo(printable(line, 1000))
     click.get_current_context().exit(EXIT_CODES[report.verdict])
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """Show a bar on a terminal, for what takes longer than a moment; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    lock = threading.Lock()
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("check", total=None)
-
-        def progress(n_bytes: int, total_bytes: int) -> None:
-            with lock:
-                bar.update(task, advance=n_bytes, total=total_bytes)
-
-        yield progress

@@ -16,6 +16,8 @@ from perdure.version import VERSION
 
 _COMMANDS = {
     "check": "check_command",
+    "convert": "convert_command",
+    "diff": "diff_command",
     "drift": "drift_command",
     "info": "info_command",
     "sources": "sources_command",
@@ -52,6 +54,8 @@ def commands() -> None:
     Examples:
       perdure info model.safetensors
       perdure check model.safetensors
+      perdure diff before.safetensors after.safetensors
+      perdure convert model.safetensors model.pth
     """  # noqa: D301
 
 

@@ -14,13 +14,14 @@ from perdure.disk.atomic import replacing
 from perdure.disk.digests import Digests, digests_of
 from perdure.disk.header import Entry, build, place
 from perdure.disk.memory import allocate
-from perdure.disk.seal import BLANK, seal
+from perdure.disk.seal import BLANK, DIGEST_KEY, seal
 from perdure.disk.sources import usable
-from perdure.disk.writing import SEGMENT_BYTES, Item, digest_pieces, write_all, write_items
+from perdure.disk.writing import SEGMENT_BYTES, Item, check_written, digest_pieces, write_all, write_items
 from perdure.errors import InputError, StorageError
 
 Describe = Callable[[dict[str, Digests]], dict[str, str]]
-"""Makes the metadata of a file from its tensors' digests; its length must not depend on their values."""
+"""Makes the metadata of a file from its tensors' digests; its length must not depend on their values. It has a blank
+seal, or none for a file without anything of perdure's."""
 
 _BLANK_DIGESTS = Digests(BLANK, BLANK[:32])
 
@@ -49,7 +50,13 @@ def lay_out(items: list[Item]) -> Layout:
 
 
 def write_file(
-    path: Path, items: list[Item], describe: Describe, *, where: str = "", like: Path | None = None
+    path: Path,
+    items: list[Item],
+    describe: Describe,
+    *,
+    where: str = "",
+    like: Path | None = None,
+    verify: bool = False,
 ) -> Written:
     """Write a file atomically and durably.
 
@@ -59,6 +66,7 @@ def write_file(
         describe: makes its metadata.
         where: names it in messages, where that is not the path.
         like: the file whose mode it gets, where there is none yet at the path.
+        verify: read the new file back before it takes the place of the old one.
 
     Raises:
         DiskFullError: there is no room; known before a byte is written where space can be allocated.
@@ -66,20 +74,24 @@ def write_file(
     """
     layout = lay_out(items)
     if layout.data_bytes <= SEGMENT_BYTES:
-        return _write_small(path, layout, describe, where, like)
+        return _write_small(path, layout, describe, where, like, verify)
     room = len(build(describe(dict.fromkeys(layout.entries, _BLANK_DIGESTS)), layout.entries))
     total = room + layout.data_bytes
     with replacing(path, total, where, like) as (descriptor, temporary):
-        _allocate(descriptor, total)
-        digests = write_items(layout.ordered, descriptor, temporary, room, where or str(path))
-        header, digest = seal(build(describe(digests), layout.entries))
+        preallocate(descriptor, total)
+        digests = write_items(layout.ordered, descriptor, temporary, room, where or str(path), verify=verify)
+        header, digest = _header(describe(digests), layout.entries)
         if len(header) != room:
             raise AssertionError(f"the header took {len(header)} bytes, not the {room} foreseen")
         write_all(descriptor, [memoryview(header)], 0)
+        if verify:
+            check_written(descriptor, [memoryview(header)], where or str(path))
     return Written(total, digest)
 
 
-def _write_small(path: Path, layout: Layout, describe: Describe, where: str, like: Path | None) -> Written:
+def _write_small(
+    path: Path, layout: Layout, describe: Describe, where: str, like: Path | None, verify: bool
+) -> Written:
     """Write from one copy of all bytes, so that a file is whole even if its tensors change meanwhile."""
     content = memoryview(allocate(max(layout.data_bytes, 1), where or str(path), "saving"))
     digests: dict[str, Digests] = {}
@@ -90,15 +102,29 @@ def _write_small(path: Path, layout: Layout, describe: Describe, where: str, lik
             content[position : position + piece.n_bytes] = piece.view()
             position += piece.n_bytes
         digests[item.name] = digests_of(content[start:position])
-    header, digest = seal(build(describe(digests), layout.entries))
+    header, digest = _header(describe(digests), layout.entries)
     total = len(header) + layout.data_bytes
     with replacing(path, total, where, like) as (descriptor, _):
-        _allocate(descriptor, total)
-        write_all(descriptor, [memoryview(header), content[:position]], 0)
+        preallocate(descriptor, total)
+        views = [memoryview(header), content[:position]]
+        write_all(descriptor, views, 0)
+        if verify:
+            check_written(descriptor, views, where or str(path))
     return Written(total, digest)
 
 
-def _allocate(descriptor: int, n_bytes: int) -> None:
+def _header(metadata: dict[str, str], entries: dict[str, Entry]) -> tuple[bytes, str]:
+    """Return a header and its root digest; none where the metadata, a plain file's, has no place for it."""
+    raw = build(metadata, entries)
+    return seal(raw) if DIGEST_KEY in metadata else (raw, "")
+
+
+def preallocate(descriptor: int, n_bytes: int) -> None:
+    """Take all the room that a file needs, where that can be done.
+
+    Raises:
+        OSError: there is not so much.
+    """
     if capabilities.PREALLOCATION and not capabilities.on_network(descriptor):
         try:
             os.posix_fallocate(descriptor, 0, n_bytes)

@@ -168,8 +168,10 @@ def write_folder(
     shard_bytes: int,
     describe_shard: Callable[[dict[str, Digests]], dict[str, str]],
     describe_model: Callable[[dict[str, ShardRecord]], dict[str, str]],
+    *,
+    verify: bool = False,
 ) -> Written:
-    """Write a sharded model; the old one, if any, is whole until the new one is.
+    """Write a sharded model; the old one, if any, is whole until the new one is. With `verify` each shard is read back.
 
     Raises:
         PathError: the path is a file, or a single-file model in the folder would hide this one.
@@ -180,7 +182,7 @@ def write_folder(
     made = _make_folder(folder, where)
     try:
         with translated("saving", where), locked_folder(folder, where) as locked:
-            written = _write_locked(folder, where, locked, items, shard_bytes, describe_shard, describe_model)
+            written = _write_locked(folder, where, locked, items, shard_bytes, describe_shard, describe_model, verify)
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
@@ -231,6 +233,7 @@ def _write_locked(
     shard_bytes: int,
     describe_shard: Callable[[dict[str, Digests]], dict[str, str]],
     describe_model: Callable[[dict[str, ShardRecord]], dict[str, str]],
+    verify: bool,
 ) -> Written:
     replaced = _named_shards(folder) or set()
     _clear_orphans(folder, locked, set())
@@ -247,7 +250,12 @@ def _write_locked(
             name = f"model-{save_id}-{number:05d}-of-{len(plan):05d}.safetensors"
             begun.append(name)
             written = write_file(
-                folder / name, shard, describe_shard, where=os.path.join(where, name), like=folder / INDEX_NAME
+                folder / name,
+                shard,
+                describe_shard,
+                where=os.path.join(where, name),
+                like=folder / INDEX_NAME,
+                verify=verify,
             )
             records[name] = ShardRecord(written.n_bytes, written.digest)
             shard_of.update({item.name: name for item in shard})

@@ -29,9 +29,9 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     n_bytes: int
     owner: Any
 
-    def view(self) -> memoryview:
+    def view(self, *, writable: bool = False) -> memoryview:
         """Return the bytes as a view; it is valid while the owner lives."""
-        return _from_memory(self.address, self.n_bytes, _READ_ONLY)
+        return _from_memory(self.address, self.n_bytes, _WRITABLE if writable else _READ_ONLY)
 
     def part(self, start: int, stop: int) -> Piece:
         """Return the bytes `[start, stop)` of this piece."""
@@ -64,6 +64,12 @@ def allocate(n_bytes: int, where: str = "", doing: str = "reading") -> mmap.mmap
 def address_of(memory: mmap.mmap | memoryview) -> int:
     """Return where writable memory lies."""
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def pieces_of(content: bytes) -> list[Piece]:
+    """Return bytes as the pieces of an item: one, or none where there is nothing."""
+    buffer = bytearray(content)
+    return [Piece(address_of(memoryview(buffer)), len(buffer), buffer)] if buffer else []
 
 
 def copy(target: int, piece: Piece) -> None:

@@ -80,7 +80,7 @@ class Check:
 
     def finish(self) -> None:
         """Raise the error that is due, once all blocks are in."""
-        _refuse_damaged(self._want, self._digesting.fault())
+        refuse_damaged(self._want, self._digesting.fault())
 
 
 class Whole(msgspec.Struct, frozen=True, gc=False):
@@ -95,10 +95,11 @@ class Whole(msgspec.Struct, frozen=True, gc=False):
         """Raise the error that is due."""
         digesting = Digesting(self.expected, self.full)
         digesting.update(self.view)
-        _refuse_damaged(self.want, digesting.fault())
+        refuse_damaged(self.want, digesting.fault())
 
 
-def _refuse_damaged(want: Want, kind: str) -> None:
+def refuse_damaged(want: Want, kind: str) -> None:
+    """Raise the error for a tensor of which that digest is another than was saved, unless it is empty."""
     if kind:
         raise DigestError(
             f"reading {want.file.where}: tensor {want.name!r} is damaged, its {kind} is not the one that was saved. "

@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import xxhash
@@ -22,6 +22,7 @@ from perdure.disk import capabilities
 from perdure.disk.crew import Crew, Outcome, finish
 from perdure.disk.digests import EMPTY, Digests
 from perdure.disk.memory import Piece, address_of, allocate, copy
+from perdure.errors import StorageError
 
 SEGMENT_BYTES = 4 * 2**20
 RING_SEGMENTS = 10
@@ -29,6 +30,8 @@ DIRECT_FROM_BYTES = 32 * 2**20
 _WRITERS = 8
 _PAGE = 4096
 _MAX_VECTORS = 512
+_READ_BACK_BYTES = 2**20
+_READERS = 4
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -95,11 +98,11 @@ class PlainSink:
     """Writes segments through the page cache, and starts their writing back at once."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     def write(self, segment: Segment) -> None:
-        write_all(self._descriptor, [_whole(segment, segment.n_bytes)], segment.offset)
-        capabilities.start_writeback(self._descriptor, segment.offset, segment.n_bytes)
+        write_all(self.descriptor, [_whole(segment, segment.n_bytes)], segment.offset)
+        capabilities.start_writeback(self.descriptor, segment.offset, segment.n_bytes)
 
     def close(self) -> None:
         pass
@@ -109,13 +112,13 @@ class DirectSink:
     """Writes segments past the page cache, whole pages of them."""
 
     def __init__(self, descriptor: int, plain: int) -> None:
-        self._descriptor, self._plain = descriptor, plain
+        self.descriptor, self._plain = descriptor, plain
 
     def write(self, segment: Segment) -> None:
         """Write whole pages; the last segment of a file is padded, and the file is cut to its size afterwards."""
         room = -(-segment.n_bytes // _PAGE) * _PAGE
         try:
-            if os.pwrite(self._descriptor, _whole(segment, room), segment.offset) == room:
+            if os.pwrite(self.descriptor, _whole(segment, room), segment.offset) == room:
                 return
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -124,7 +127,7 @@ class DirectSink:
         write_all(self._plain, [_whole(segment, segment.n_bytes)], segment.offset)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 def _whole(segment: Segment, n_bytes: int) -> memoryview:
@@ -150,23 +153,140 @@ def open_direct(path: os.PathLike[str], plain: int, n_bytes: int) -> DirectSink 
 
 
 def write_items(
-    items: list[Item], descriptor: int, path: os.PathLike[str], data_start: int, where: str
+    items: list[Item], descriptor: int, path: os.PathLike[str], data_start: int, where: str, *, verify: bool = False
 ) -> dict[str, Digests]:
     """Write the items' bytes in order from `data_start` on and return their digests; `where` names the file in messages.
 
+    Args:
+        items: what is written.
+        descriptor: the open file.
+        path: the file's path.
+        data_start: where the first item goes.
+        where: names the file in messages.
+        verify: read everything back afterwards, from the disk itself where it was written past the page cache.
+
     Raises:
         OSError: the system refused.
+        StorageError: what was read back is not what was written.
     """
     n_bytes = sum(item.n_bytes for item in items)
     direct = open_direct(path, descriptor, n_bytes)
     sink: PlainSink | DirectSink = direct or PlainSink(descriptor)
+    identities = DigestStream(lambda: blake3(max_threads=max(1, capabilities.n_processors() // 2)))
+    checksums = DigestStream(xxhash.xxh3_128)
     try:
-        digests = _write_streaming(items, sink, data_start, where)
+        write_streaming(items, sink, data_start, where, identities, checksums)
+        if verify:
+            read_back(items, checksums.hexdigests(), sink.descriptor, data_start, where)
     finally:
         sink.close()
     if direct:
         os.ftruncate(descriptor, data_start + n_bytes)
-    return digests
+    found = {item.name: EMPTY for item in items}
+    for name, identity in identities.hexdigests().items():
+        found[name] = Digests(identity, checksums.hexdigests()[name])
+    return found
+
+
+def read_back(items: list[Item], checksums: Mapping[str, str], descriptor: int, data_start: int, where: str) -> None:
+    """Read what was written and compare it with its checksums (XXH3-128); items without one had no bytes.
+
+    Args:
+        items: what was written, from `data_start` on.
+        checksums: by name.
+        descriptor: the open file; one that goes past the page cache reads from the disk itself.
+        data_start: a multiple of a page.
+        where: names the file in messages.
+
+    Raises:
+        StorageError: it is not what was written.
+    """
+    found = DigestStream(xxhash.xxh3_128)
+    memory = allocate(_READERS * SEGMENT_BYTES, where, "saving")
+    view, address = memoryview(memory), address_of(memory)
+    stretches = _stretches(items, data_start)
+    reading: collections.deque[tuple[Segment, Outcome]] = collections.deque()
+    with Crew(_READERS) as readers:
+        for number, (offset, n_bytes, parts) in enumerate(stretches):
+            if len(reading) == _READERS:
+                _take(reading, found)
+            start = number % _READERS * SEGMENT_BYTES
+            pieces = [(name, Piece(address + start + low, high - low, memory)) for name, low, high in parts]
+            job = partial(_read_whole, descriptor, view[start : start + SEGMENT_BYTES], offset, n_bytes)
+            reading.append((Segment(offset, n_bytes, pieces), readers.submit(job)))
+        while reading:
+            _take(reading, found)
+    read = found.hexdigests()
+    for item in items:
+        if read.get(item.name) != checksums.get(item.name):
+            raise _not_as_written(where, repr(item.name))
+
+
+def _take(reading: collections.deque[tuple[Segment, Outcome]], found: DigestStream) -> None:
+    segment, outcome = reading.popleft()
+    finish([outcome])
+    found.update(segment)
+
+
+def _stretches(items: Iterable[Item], data_start: int) -> Iterator[tuple[int, int, list[tuple[str, int, int]]]]:
+    """Cut a file into stretches of `SEGMENT_BYTES`: where each begins, its size, and which bytes of it are whose."""
+    offset, filled, parts = data_start, 0, []
+    for item in items:
+        left = item.n_bytes
+        while left:
+            step = min(left, SEGMENT_BYTES - filled)
+            parts.append((item.name, filled, filled + step))
+            left, filled = left - step, filled + step
+            if filled == SEGMENT_BYTES:
+                yield offset, filled, parts
+                offset, filled, parts = offset + filled, 0, []
+    if parts:
+        yield offset, filled, parts
+
+
+def _read_whole(descriptor: int, view: memoryview, offset: int, n_bytes: int) -> None:
+    """Read some bytes, whole pages of them; where the file ends too early, what was not read shows in the digest."""
+    room = min(len(view), -(-n_bytes // _PAGE) * _PAGE)
+    done = 0
+    while done < n_bytes:
+        step = _read_some(descriptor, view[done:room], offset + done)
+        if not step:
+            view[done:n_bytes] = bytes(n_bytes - done)
+            return
+        done += step
+
+
+def check_written(descriptor: int, views: list[memoryview], where: str, offset: int = 0) -> None:
+    """Read back the bytes that were written from `offset` on and compare them.
+
+    Raises:
+        StorageError: they are not those.
+    """
+    buffer = memoryview(bytearray(_READ_BACK_BYTES))
+    for view in views:
+        done = 0
+        while done < len(view):
+            n_bytes = _read_some(descriptor, buffer[: len(view) - done], offset + done)
+            if not n_bytes or buffer[:n_bytes] != view[done : done + n_bytes]:
+                raise _not_as_written(where, f"byte {offset + done}")
+            done += n_bytes
+        offset += done
+
+
+def _not_as_written(where: str, what: str) -> StorageError:
+    return StorageError(
+        f"saving {where}: {what} was read back and is not what was written, so the disk or the memory is at fault. "
+        f"Nothing was changed; save to another disk."
+    )
+
+
+def _read_some(descriptor: int, view: memoryview, offset: int) -> int:
+    if capabilities.VECTOR_READS:
+        return os.preadv(descriptor, [view], offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    content = os.read(descriptor, len(view))
+    view[: len(content)] = content
+    return len(content)
 
 
 def digest_pieces(pieces_of: Mapping[str, Iterable[Piece]]) -> dict[str, Digests]:
@@ -183,45 +303,52 @@ def _digests_of_pieces(pieces: Iterable[Piece]) -> Digests:
     return Digests(identity.hexdigest(), checksum.hexdigest())
 
 
-def _write_streaming(
-    items: list[Item], sink: PlainSink | DirectSink, data_start: int, where: str
-) -> dict[str, Digests]:
-    """Stage segments in this thread while others write them and compute their digests.
+def write_streaming(
+    items: Iterable[Item],
+    sink: PlainSink | DirectSink,
+    data_start: int,
+    where: str,
+    first: DigestStream,
+    second: DigestStream,
+) -> None:
+    """Stage segments in this thread while others write them and compute two digests of each item.
 
     At most `RING_SEGMENTS` are under way, which bounds the memory. Errors of the other threads are raised here.
     """
-    identities = DigestStream(lambda: blake3(max_threads=max(1, capabilities.n_processors() // 2)))
-    checksums = DigestStream(xxhash.xxh3_128)
     n_writers = _WRITERS if capabilities.VECTOR_WRITES else 1
     ring = Ring(RING_SEGMENTS, where)
     under_way: collections.deque[list[Outcome]] = collections.deque()
-    with Crew(1) as identifiers, Crew(1) as checkers, Crew(n_writers) as writers:
+    with Crew(1) as one, Crew(1) as other, Crew(n_writers) as writers:
         for segment in segments(items, data_start):
             if len(under_way) == RING_SEGMENTS:
                 finish(under_way.popleft())
             staged = ring.stage(segment)
             under_way.append(
                 [
-                    identifiers.submit(partial(identities.update, staged)),
-                    checkers.submit(partial(checksums.update, staged)),
+                    one.submit(partial(first.update, staged)),
+                    other.submit(partial(second.update, staged)),
                     writers.submit(partial(sink.write, staged)),
                 ]
             )
         for outcomes in under_way:
             finish(outcomes)
-    found = {item.name: EMPTY for item in items}
-    for name, identity in identities.hexdigests().items():
-        found[name] = Digests(identity, checksums.hexdigests()[name])
-    return found
+
+
+class Digester(Protocol):
+    """What computes a digest of bytes that come one after another."""
+
+    def update(self, view: memoryview, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
 
 
 class DigestStream:
     """One digest per tensor over segments that come in the file's order."""
 
-    def __init__(self, new: Callable[[], xxhash.xxh3_128 | blake3]) -> None:
+    def __init__(self, new: Callable[[], Digester]) -> None:
         self._new = new
         self._name: str | None = None
-        self._state: xxhash.xxh3_128 | blake3 | None = None
+        self._state: Digester | None = None
         self._done: dict[str, str] = {}
 
     def update(self, segment: Segment) -> None:

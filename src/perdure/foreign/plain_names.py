@@ -147,7 +147,7 @@ def _type_of(*args: Any) -> Named:
 
 
 def _get_attribute(*args: Any) -> Any:
-    """Name an attribute of what a name stands for, as a dotted name does; that of an object is kept, as a method of it is."""
+    """Name an attribute of what a name stands for, as a dotted name does; that of an object is kept, as its method is."""
     owner, name = args if len(args) == 2 else (None, None)
     if type(name) is not str or not name.isidentifier() or name.startswith("__"):
         raise MisuseError

@@ -39,7 +39,8 @@ class SaveReport:
     Attributes:
         path: the file or folder; empty when a file object was written to.
         n_bytes: bytes written in all, headers included.
-        digest: the root digest, which pins the file: `load_weights(model, path, digest=…)`.
+        digest: the root digest, which pins the file: `load_weights(model, path, digest=…)`; empty for a file of another
+            format, which has none.
         forms: what the file offers: `"class"`, `"graph"`, `"weights"` or `"checkpoint"`.
         warnings: what the file could not keep, one sentence each.
     """
@@ -53,7 +54,8 @@ class SaveReport:
     def __str__(self) -> str:
         forms = f"{'/'.join(self.forms)}, " if len(self.forms) > 1 else ""
         size = human_bytes(self.n_bytes)
-        lines = [f"saved {self.path or 'to a file object'}: {forms}{size}, digest {self.digest[:16]}…"]
+        digest = f", digest {self.digest[:16]}…" if self.digest else ""
+        lines = [f"saved {self.path or 'to a file object'}: {forms}{size}{digest}"]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 

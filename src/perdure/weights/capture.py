@@ -59,7 +59,7 @@ def capture(source: nn.Module | Mapping[str, torch.Tensor]) -> Captured:
 
 def _capture_mapping(source: Mapping[str, Any]) -> Captured:
     versions = getattr(source, "_metadata", None)
-    captured = Captured({}, versions=_versions(versions if isinstance(versions, Mapping) else {}))
+    captured = Captured({}, versions=grouped_versions(versions if isinstance(versions, Mapping) else {}))
     extra: dict[str, Any] = {}
     for key, value in source.items():
         if type(value) is not torch.Tensor and isinstance(value, nn.Parameter):
@@ -118,7 +118,8 @@ def _volatile_buffers(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
     return dict(sorted(found.items()))
 
 
-def _versions(metadata: Mapping[str, Mapping[str, Any]]) -> tuple[ModuleVersions, ...]:
+def grouped_versions(metadata: Mapping[str, Mapping[str, Any]]) -> tuple[ModuleVersions, ...]:
+    """Return the entries of `state_dict._metadata`, each with the modules that have it."""
     groups: dict[Any, tuple[Any, list[str]]] = {}
     for module, entry in metadata.items():
         kept = {key: value for key, value in entry.items() if key != "assign_to_params_buffers"}

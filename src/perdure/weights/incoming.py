@@ -22,6 +22,15 @@ from perdure.weights.placing import on_its_own
 from perdure.weights.restoring import Restorer
 
 
+def stated_versions(stored: StoredTensors) -> dict[str, int]:
+    """Return the versions of modules that another writer's state dict has; what is no version is left out."""
+    return {
+        module: entry["version"]
+        for module, entry in stored.versions.items()
+        if isinstance(module, str) and isinstance(entry, dict) and type(entry.get("version")) is int
+    }
+
+
 class Arrived(NamedTuple):
     """Tensors that were read, and the names of those that lie in memory that others of them lie in too."""
 
@@ -42,7 +51,7 @@ class Incoming:
     def __init__(self, stored: StoredTensors, prefix: str | None, verify: str | bool) -> None:
         self.where, self.manifest, self._stored, self._verify = stored.where, stored.manifest, stored, verify
         weights = Weights(stored, prefix=prefix)
-        self._start = weights.name_start
+        self._start = weights.prefix
         self._restorer = weights.restorer
         self.extras = self._find_extras()
         inner = {name for value in self.extras.values() for name in names_in(value)}
@@ -63,7 +72,11 @@ class Incoming:
 
     def versions(self) -> dict[str, dict[str, Any]]:
         """Return the file's `state_dict._metadata`."""
-        found = self._stated_versions()
+        found = {
+            f"{module}."[len(self._start) :].rstrip("."): {"version": version}
+            for module, version in stated_versions(self._stored).items()
+            if f"{module}.".startswith(self._start)
+        }
         for group in self.manifest.versions if self.manifest else ():
             entry = values.decode(group.metadata, self.where)
             if type(entry) is not dict or not isinstance(entry.get("version"), int | None):
@@ -72,15 +85,6 @@ class Incoming:
                 if f"{module}.".startswith(self._start):
                     found[f"{module}."[len(self._start) :].rstrip(".")] = entry
         return found
-
-    def _stated_versions(self) -> dict[str, dict[str, Any]]:
-        """Return the versions that another writer's state dict has; what is no version is left out."""
-        return {
-            f"{module}."[len(self._start) :].rstrip("."): {"version": entry["version"]}
-            for module, entry in self._stored.versions.items()
-            if isinstance(module, str) and f"{module}.".startswith(self._start)
-            if isinstance(entry, dict) and type(entry.get("version")) is int
-        }
 
     def read(self, names: Iterable[str]) -> Arrived:
         """Read tensors into memory of their own, verified; what was tied in the file shares memory."""

@@ -86,6 +86,7 @@ class Weights(Mapping[str, torch.Tensor]):
         path: what was opened.
         manifest: what perdure wrote about it; None for a file of another writer.
         digest: the root digest; empty where there is none.
+        prefix: how the names in the file begin that are shown here without it, its dot included; empty for none.
     """
 
     def __init__(self, stored: StoredTensors, *, prefix: str | None = None, map: bool = True) -> None:
@@ -97,7 +98,7 @@ class Weights(Mapping[str, torch.Tensor]):
         self._maps: dict[ByteSource, mmap.mmap | None] = {}
         self._copies: weakref.WeakValueDictionary[str, mmap.mmap] = weakref.WeakValueDictionary()
         self._offsets: dict[str, int] = {}
-        start = self._start = prefix_start(left)
+        self.prefix = start = prefix_start(left)
         self._names = {name[len(start) :]: name for name in self._restorer.names() if name.startswith(start)}
         if left and not self._names:
             raise MissingTensorError(f"reading {stored.where}: no tensor's name begins with {start!r}.")
@@ -147,11 +148,6 @@ class Weights(Mapping[str, torch.Tensor]):
             return None
         names = stored.name_of
         return thaw(stored.state.rest, lambda record: self._restorer.derive(names[id(record)], self._fetch), self.path)
-
-    @property
-    def name_start(self) -> str:
-        """How the names in the file begin that are meant here."""
-        return self._start
 
     @property
     def restorer(self) -> Restorer:

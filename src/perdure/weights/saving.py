@@ -148,8 +148,10 @@ def write(
     extra_blobs: dict[str, str],
     shard_bytes: int | None,
     warnings: tuple[str, ...] = (),
+    *,
+    verify: bool = False,
 ) -> SaveReport:
-    """Write what is held to a file object, a file or a folder, as the path asks."""
+    """Write what is held to a file object, a file or a folder, as the path asks; with `verify`, read files back."""
     _check_added(manifest, extra_blobs)
 
     def records(digests: Mapping[str, Digests]) -> dict[str, TensorRecord]:
@@ -173,10 +175,10 @@ def write(
         written: Written = write_stream(path, holdings.items, describe)
     elif Path(path).suffix == SUFFIX:
         _refuse_large(path, holdings, shard_bytes)
-        written = write_file(Path(path), holdings.items, describe)
+        written = write_file(Path(path), holdings.items, describe, verify=verify)
     else:
         limit = shard_bytes or DEFAULT_SHARD_BYTES
-        written = write_folder(Path(path), holdings.items, limit, describe_shard, describe_model)
+        written = write_folder(Path(path), holdings.items, limit, describe_shard, describe_model, verify=verify)
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
     overlaps = tuple(
         f"{a!r} and {b!r} overlap in memory in part; each was stored whole, and they will no longer share memory."

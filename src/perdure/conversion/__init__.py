@@ -1,0 +1,1 @@
+"""Any file that perdure opens becomes one of another kind: streamed, cast on request, verified."""
