@@ -187,8 +187,8 @@ FORMS: list[tuple[str, str, Callable[[], bytes], Errors]] = [
      (CorruptError, LimitError)),
     ("zip: bomb", "a deflated pickle of nothing but marks",
      lambda: archive([Part("archive/data.pkl", b"\x80\2" + b"(" * 2**25, 8)]), (CorruptError, LimitError)),
-    ("zip: bomb", "sixty-five thousand entries", lambda: archive([*_parts(GOOD), *[Part(f"archive/x/{n}", b"") for n in
-     range(65_000)]]), ()),
+    ("zip: bomb", "twenty thousand entries", lambda: archive([*_parts(GOOD), *[Part(f"archive/x/{n}", b"") for n in
+     range(20_000)]]), ()),
     ("zip: bomb", "a claim of sixty-five thousand entries", lambda: archive(_parts(GOOD), n_entries=65_534), (CorruptError,)),
     ("zip: zip64", "a zip64 record that contradicts", lambda: archive(_parts(GOOD), zip64=_end64(1, 1, 1, 1)),
      (CorruptError, FormatError)),
@@ -247,6 +247,10 @@ TARS: list[tuple[str, str, bool, _Made, tuple[str, ...], Errors]] = [
 ]  # fmt: skip
 
 
+_NO_PICKLE = ("a pickle called data/1", "strings that are evaluated")
+"""Bytes that nobody unpickles, and texts that nobody evaluates here."""
+
+
 def add_to(corpus: Corpus) -> None:
     for group, name, after, live, made in PAYLOADS:
         def write(place: Place, made: _Made = made, name: str = name) -> object:
@@ -257,6 +261,8 @@ def add_to(corpus: Corpus) -> None:
             runs = "pickle"
         verdicts = (DANGEROUS,) if group == "zip: payload" and live else (DANGEROUS, DAMAGED, NEEDS_CODE)
         errors: Errors = (UnsafeError,) if verdicts == (DANGEROUS,) else (FileError,)
+        if name in _NO_PICKLE:
+            verdicts, errors = (*verdicts, "safe"), ()
         corpus.add(Attack(f"{group}: {name}", group, after, write, verdicts, errors, runs))  # type: ignore[arg-type]
     for group, name, form, errors in FORMS:
         def shape(place: Place, form: Callable[[], bytes] = form) -> object:

@@ -19,8 +19,10 @@ _SHARD = {"weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
 
 
 def _index(place: Place, shard: object, name: str = "pytorch_model.bin.index.json") -> Path:
-    place.write("pytorch_model-00001-of-00001.bin", torch_zip(GOOD, {"0": STORAGE}))
-    place.write("model-00001-of-00001.safetensors", safetensors(_SHARD, STORAGE))
+    if name.startswith("pytorch"):
+        place.write("pytorch_model-00001-of-00001.bin", torch_zip(GOOD, {"0": STORAGE}))
+    else:
+        place.write("model-00001-of-00001.safetensors", safetensors(_SHARD, STORAGE))
     content = {"metadata": {"total_size": 16}, "weight_map": {"weight": shard}}
     place.write(name, json.dumps(content).encode())
     return place.folder
@@ -79,7 +81,7 @@ ROWS: list[tuple[str, str, str, Callable[[Place], Path], tuple[str, ...], Errors
     ("DCP", "a payload in .metadata", "torch.distributed.checkpoint unpickles .metadata",
      lambda p: _dcp(p, pickled(call("os:system", p.command))), (DANGEROUS,), (UnsafeError,)),
     ("DCP", "a global off the list in .metadata", "torch.distributed.checkpoint unpickles .metadata",
-     lambda p: _dcp(p, pickled(new("nobody:Metadata") + plain({}) + b"b")), (DAMAGED, NEEDS_CODE), (FileError,)),
+     lambda p: _dcp(p, pickled(new("nobody:Metadata") + plain({}) + b"b")), (DAMAGED, NEEDS_CODE, DANGEROUS), (FileError,)),
     ("DCP", "a path that leads out", "paths in .metadata", lambda p: _dcp(p, _metadata("../../../etc/passwd")), (DAMAGED,),
      (FileError,)),
     ("DCP", "an absolute path", "paths in .metadata", lambda p: _dcp(p, _metadata("/etc/passwd")), (DAMAGED,), (FileError,)),

@@ -23,7 +23,8 @@ from attacks.assembling import (
     stacked,
     text,
 )
-from attacks.attack import Attack, Corpus, Place
+from attacks.attack import DANGEROUS, NEEDS_CODE, Attack, Corpus, Place
+from perdure.errors import UnsafeError
 
 Opcodes = Callable[[Place], bytes]
 PICKLESCAN, FICKLING, MODELSCAN = "picklescan", "fickling", "modelscan"
@@ -353,6 +354,10 @@ TORCH: list[_Row] = [
 ]  # fmt: skip
 
 
+_REFUSED_BY_WHAT_IS_CALLED = ("_rebuild_wrapper_subclass", "_reconstruct of NumPy")
+"""The function that is called accepts no such class, so that these come to nothing."""
+
+
 def legacy(value: bytes) -> bytes:
     """Return a torch file of the format before 1.6 that holds a pickled value and no storages."""
     head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
@@ -364,4 +369,6 @@ def add_to(corpus: Corpus) -> None:
         def write(place: Place, opcodes: Opcodes = opcodes) -> object:
             return place.write("model.pkl", pickled(opcodes(place)))
 
-        corpus.add(Attack(name, group, after, write, runs="pickle" if live else ""))  # type: ignore[arg-type]
+        harmless = name in _REFUSED_BY_WHAT_IS_CALLED
+        verdicts, errors = ((NEEDS_CODE, DANGEROUS), ()) if harmless else ((DANGEROUS,), (UnsafeError,))
+        corpus.add(Attack(name, group, after, write, verdicts, errors, "pickle" if live else ""))  # type: ignore[arg-type]
