@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -117,7 +117,7 @@ class StoredTensors:
     digest = ""
     aliases: Mapping[str, Alias] = {}
     composed: Mapping[str, Composed] = {}
-    hidden: Container[str] = ()
+    hidden: Set[str] = frozenset()
     files: tuple[str, ...] = ()
     index_bytes = 0
 
