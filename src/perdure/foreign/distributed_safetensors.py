@@ -1,7 +1,7 @@
 """Folders in which the ranks of `torch.distributed.checkpoint` wrote safetensors files, each with its chunks of tensors.
 
-Each file's metadata say where in their tensors its chunks begin. There is no index, so that nothing tells how many files there
-should be: without the last one, tensors are shorter.
+Each file's metadata say where in their tensors its chunks begin. There is no index, so that nothing tells how many files
+there should be: without the last one, tensors are shorter.
 """
 
 from __future__ import annotations
