@@ -76,7 +76,7 @@ class Sweep:
     """The three processes."""
 
     def __init__(self) -> None:
-        self._saver, self._by_class, self._by_graph = _Process(), _Process(), _Process(*DEFINING)
+        self._saver, self._by_class, self._by_graph = Process(), Process(), Process(*DEFINING)
 
     def __enter__(self) -> Sweep:
         return self
@@ -103,7 +103,7 @@ class Sweep:
         return row
 
 
-class _Process:
+class Process:
     """A process in which some modules cannot be imported."""
 
     def __init__(self, *blocked: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, FileError, LimitError, PerdureError
 from perdure.foreign.inert import Made, Named, Ordered, Storage, Tensor, Use
+from perdure.foreign.nesting import check_nesting
 from perdure.foreign.pickles import interpret
 from perdure.foreign.tapes import LAZY_BYTES
 from torch_pickles import interpret_bytes
@@ -303,6 +304,7 @@ def test_more_records_than_the_limit(monkeypatch):
 NOTHING_HAPPENS = """
 import pickle, sys
 from perdure.disk.sources import BytesSource
+from perdure.foreign.nesting import check_nesting
 from perdure.foreign.pickles import interpret
 from perdure.foreign.verdicts import judge
 from perdure.errors import PerdureError
@@ -346,6 +348,24 @@ def test_no_import_no_open_no_process(tmp_path):
         [sys.executable, "-c", NOTHING_HAPPENS], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def _chain(n: int) -> list[list]:
+    links: list[list] = [[1]]
+    for _ in range(n):
+        links.append([links[-1]])
+    return links
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_depth_is_found_by_whichever_way_it_is_reached(turn):
+    check_nesting(_chain(900)[::turn], "x")
+    with pytest.raises(LimitError, match="nested deeper"):
+        check_nesting(_chain(1100)[::turn], "x")
+    attributed = Ordered()
+    attributed.attributes["a"] = _chain(1100)[-1]
+    with pytest.raises(LimitError, match="nested deeper"):
+        check_nesting(attributed, "x")
 
 
 def test_other_errors_pass_through():

@@ -10,26 +10,29 @@ from collections.abc import Iterator
 import click
 
 from perdure.cli.output import print_json, printable
-from perdure.disk.checking import Progress, check
+from perdure.disk.checking import Progress
+from perdure.foreign.checking import check
 
 EXIT_CODES = {"safe": 0, "needs code": 1, "dangerous": 2, "damaged": 3}
 
 
-@click.command("check", short_help="Whether a file is whole: its header, and every digest.")
-@click.argument("file", type=click.Path())
+@click.command("check", short_help="Whether files are whole, and what they would run if they were unpickled.")
+@click.argument("path", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def check_command(file: str, as_json: bool) -> None:
-    """Check FILE, a .safetensors file or a folder of shards: its header and every digest.
+def check_command(path: str, as_json: bool) -> None:
+    """Check PATH, a file of any kind or a folder with all in it: its form, its checksums, and what its pickles name.
 
-    Exits with 0 when it is safe and whole, 3 when it is damaged (1 and 2 are for files that need or run code).
+    Nothing in it is run. Exits with 0 when it is safe and whole, 1 when its own reader would need the code that the findings
+    name, 2 when unpickling it would call what runs things, 3 when it is damaged; a folder has the worst of its files'.
 
     \b
     Examples:
       perdure check model.safetensors
-      perdure check --json llama/ | jq .findings
+      perdure check downloads/
+      perdure check --json last.ckpt | jq .findings
     """  # noqa: D301
     with _progress() as progress:
-        report = check(file, progress=progress)
+        report = check(path, progress=progress)
     if as_json:
         print_json(report)
     else:

@@ -81,13 +81,20 @@ def read_length(first: bytes, file_bytes: int, where: str) -> int:
     return length
 
 
+_CONVERT = "open it with perdure.open, or convert it with `perdure convert`"
 _OTHER_KINDS = (
-    (b"PK\x03\x04", "a zip archive, as torch.save writes it: read it with torch.load, save it with save_weights"),
-    (b"\x80", "a pickle: read it with torch.load(weights_only=True), save it with save_weights"),
+    (b"PK\x03\x04", f"a zip archive, as torch.save writes it: {_CONVERT}"),
+    (b"\x80", f"a pickle: {_CONVERT}"),
+    (b"GGUF", f"a GGUF file: {_CONVERT}"),
+    (b"\x93NUMPY", f"a NumPy array: {_CONVERT}"),
     (b"version ", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive: unpack it with gunzip"),
-    (b"GGUF", "a GGUF file: read it with its own library, save it with save_weights"),
-    (b"\x93NUMPY", "a NumPy array: read it with numpy.load, save it with save_weights"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it with zstd -d"),
+    (b"\xfd7zXZ\0", "an xz archive: unpack it with unxz"),
+    (b"BZh", "a bzip2 archive: unpack it with bunzip2"),
+    (b"x\x9c", "compressed by zlib, as joblib does: save it again without compression"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
+    (b"Rar!", "a RAR archive: unpack it"),
     (b"\x89HDF", "an HDF5 file: read it with its own library, save it with save_weights"),
 )
 

@@ -157,6 +157,11 @@ class StoredTensors:
         """The state dict's `_metadata`, by module, where it is kept elsewhere than in a manifest."""
         return {}
 
+    @property
+    def extra_states(self) -> Mapping[str, Any]:
+        """The modules' extra states by key, as they stand in the file, where they are kept elsewhere than in a manifest."""
+        return {}
+
     def file(self, shard: str) -> StoredFile:
         """Return the opened shard of that name; the empty name is a single file's."""
         return self._opened[shard]

@@ -174,6 +174,7 @@ class Content:
         files: the names of the files, where it is a folder.
         archives: within its files, where those are no archives themselves; for their checksums.
         members: of an archive, the members that were read, or that hold nothing but what is known of them.
+        unread: a sentence for each part of which nothing can be said.
     """
 
     format: str
@@ -184,4 +185,5 @@ class Content:
     sources: tuple[ByteSource, ...] = ()
     files: tuple[str, ...] = ()
     members: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()

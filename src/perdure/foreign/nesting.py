@@ -15,7 +15,7 @@ MAX_NESTING = 1000
 
 _RECORDS = (Made, Unfinished)
 _MAPPINGS = (dict, Ordered, Counter)
-_CONTAINERS = frozenset((*_RECORDS, *_MAPPINGS, list, tuple, set, frozenset, deque))
+_CONTAINERS = frozenset((*_RECORDS, *_MAPPINGS, list, tuple, deque))  # sets hold keys, which have few parts
 
 
 def check_nesting(value: Any, where: str) -> None:
@@ -26,38 +26,33 @@ def check_nesting(value: Any, where: str) -> None:
     """
     heights: dict[int, int] = {}  # of what has been walked through; 0 on the way through it
     path: list[tuple[int, Iterator[Any]]] = [(0, iter((value,)))]
-    highest = [0]
+    highest = [0]  # of the parts of each container on the path, as far as it is walked through
     while path:
         owner, parts = path[-1]
-        inner = _next_container(parts)
-        if inner is None:
+        for part in parts:
+            if type(part) in _CONTAINERS and (part or type(part) is Ordered):  # which may have attributes
+                height = heights.get(id(part))
+                if height is None:
+                    heights[id(part)] = 0
+                    path.append((id(part), iter(_parts_of(part))))
+                    highest.append(0)
+                    break
+                if height > highest[-1]:
+                    highest[-1] = height
+        else:
             path.pop()
             heights[owner] = height = highest.pop() + 1
-            if highest:
-                highest[-1] = max(highest[-1], height)
-            continue
-        height = heights.get(id(inner))
-        if height is None:
-            heights[id(inner)] = height = 0
-            path.append((id(inner), iter(_parts_of(inner))))
-            highest.append(0)
-        highest[-1] = max(highest[-1], height)
-        if len(path) + height > MAX_NESTING:
+            if path and height > highest[-1]:
+                highest[-1] = height
+        if path and len(path) + highest[-1] > MAX_NESTING:
             raise LimitError(f"reading {where}: its values are nested deeper than {MAX_NESTING} levels.")
 
 
-def _next_container(parts: Iterator[Any]) -> Any:
-    for part in parts:
-        if type(part) in _CONTAINERS:
-            return part
-    return None
-
-
 def _parts_of(container: Any) -> Iterable[Any]:
-    if type(container) in _RECORDS:
+    kind = type(container)
+    if kind in _RECORDS:
         made = container
         return made.what, made.args, made.kwargs, made.state, made.items, made.appended
-    if type(container) in _MAPPINGS:
-        attributes = container.attributes.values() if type(container) is Ordered else ()
-        return chain(container, container.values(), attributes)
-    return container
+    if kind is Ordered:
+        return chain(container, container.values(), container.attributes.values())
+    return chain(container, container.values()) if kind in _MAPPINGS else container

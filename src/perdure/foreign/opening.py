@@ -11,14 +11,15 @@ from typing import TypeVar
 from perdure.disk.faults import enough_memory, translated
 from perdure.disk.sources import ByteSource, open_source, usable_path
 from perdure.disk.stored import Stored, StoredTensors, with_stored
-from perdure.errors import FormatError, UnsafeError
+from perdure.errors import CorruptError, FileError, FormatError, UnsafeError
 from perdure.foreign.distributed import METADATA_NAME, distributed_folder, read_distributed
 from perdure.foreign.distributed_safetensors import chunk_files, read_distributed_safetensors
 from perdure.foreign.exported import program_folder, read_exported
 from perdure.foreign.gguf import read_gguf
 from perdure.foreign.inert import Content, Use
 from perdure.foreign.numpy_files import read_npy, read_npz
-from perdure.foreign.pickle_files import is_pickle, read_pickle
+from perdure.foreign.other_members import look_into
+from perdure.foreign.pickle_files import is_pickle, may_be_old_pickle, read_pickle
 from perdure.foreign.placed import ForeignStored
 from perdure.foreign.sharded_bin import INDEX_ENDING, find_pickled, read_sharded_bin
 from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
@@ -54,8 +55,7 @@ def open_stored(origin: object, *, sealed: bool = True) -> StoredTensors:
     try:
         if not is_foreign(source):
             return Stored(source, sealed=sealed)
-        uses: list[Use] = []
-        return _placed(read_content(source, uses), uses, source.where)
+        return _placed(partial(read_content, source), source.where)
     except BaseException:
         source.close()
         raise
@@ -77,35 +77,29 @@ def _folder(origin: object) -> Path | None:
 
 
 def _open_folder(path: Path, sealed: bool) -> StoredTensors:
-    uses: list[Use] = []
-    content = read_folder(path, uses)
-    if content is not None:
-        return _placed(content, uses, str(path))
+    read = folder_reader(path)
+    if read is not None:
+        return _placed(read, str(path))
     lone = _pickled_in(path)
     return open_stored(lone, sealed=sealed) if lone else Stored(path, sealed=sealed)
 
 
-def read_folder(path: Path, uses: list[Use]) -> Content | None:
-    """Read a folder whose files belong together; None where it is none such, or one of safetensors files with an index.
-
-    Args:
-        path: the folder, or an index in it.
-        uses: receives what its pickles name, also where reading fails.
+def folder_reader(path: Path) -> Callable[[list[Use]], Content] | None:
+    """Return what reads a folder, or an index, whose files belong together; None for safetensors files, or a lone file.
 
     Raises:
-        FormatError, CorruptError, LimitError, UnsafeError: as `open_stored`.
         PathError: several models are in it.
     """
-    with translated("reading", str(path)), enough_memory(str(path)):
+    with translated("reading", str(path)):
         distributed = distributed_folder(path)
         if distributed is not None:
-            return read_distributed(distributed, uses)
+            return partial(read_distributed, distributed)
         chunked = chunk_files(path) if path.is_dir() else []
         if chunked:
-            return read_distributed_safetensors(path, chunked)
+            return lambda uses: read_distributed_safetensors(path, chunked)
         pickled = _pickled_in(path)
         if pickled is not None and pickled.name.endswith(INDEX_ENDING):
-            return read_sharded_bin(pickled, uses, read_content)
+            return lambda uses: read_sharded_bin(pickled, uses, read_content)
         return None
 
 
@@ -118,7 +112,15 @@ def _pickled_in(path: Path) -> Path | None:
     return find_pickled(path)
 
 
-def _placed(content: Content, uses: list[Use], where: str) -> ForeignStored:
+def _placed(read: Callable[[list[Use]], Content], where: str) -> ForeignStored:
+    """Read a file, and take what is in it unless it would run something; that is said first, whatever else is wrong."""
+    uses: list[Use] = []
+    try:
+        with translated("reading", where), enough_memory(where):
+            content = read(uses)
+    except FileError:
+        refuse_dangerous(uses, where)
+        raise
     try:
         refuse_dangerous(uses, where)
         with enough_memory(where):
@@ -135,7 +137,7 @@ def refuse_dangerous(uses: list[Use], where: str) -> None:
     Raises:
         UnsafeError: naming what it would call.
     """
-    found = [finding for finding in judge(uses) if finding.severity == "dangerous"]
+    found = [finding for finding in judge(list(dict.fromkeys(uses))) if finding.severity == "dangerous"]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         said = "; ".join(finding.sentence for finding in found[:3])
@@ -147,7 +149,7 @@ def refuse_dangerous(uses: list[Use], where: str) -> None:
 
 def is_foreign(source: ByteSource) -> bool:
     """Tell a file of another kind from a safetensors file, and from what is none at all."""
-    return _kind(source.read(0, min(_FIRST_BYTES, source.n_bytes))) is not None
+    return _reader_of(source) is not None
 
 
 def read_content(source: ByteSource, uses: list[Use]) -> Content:
@@ -160,7 +162,7 @@ def read_content(source: ByteSource, uses: list[Use]) -> Content:
     Raises:
         FormatError, CorruptError, LimitError: as `open_stored`.
     """
-    read = _kind(source.read(0, min(_FIRST_BYTES, source.n_bytes)))
+    read = _reader_of(source)
     if read is None:
         raise FormatError(f"reading {source.where}: it begins like no kind of file that is read.")
     with enough_memory(source.where):
@@ -172,8 +174,9 @@ def read_content(source: ByteSource, uses: list[Use]) -> Content:
 _Read = Callable[[ByteSource, list[Use]], Content]
 
 
-def _kind(first: bytes) -> _Read | None:
+def _reader_of(source: ByteSource) -> _Read | None:
     """Tell from a file's first bytes which reader takes it."""
+    first = source.read(0, min(_FIRST_BYTES, source.n_bytes))
     if first.startswith(ZIP_BEGINNINGS):
         return _read_zip
     if first.startswith(b"GGUF"):
@@ -186,7 +189,21 @@ def _kind(first: bytes) -> _Read | None:
         return read_torch_legacy
     if is_pickle(first):
         return read_pickle
-    return None
+    header_bytes = int.from_bytes(first[:8], "little")
+    return _read_old_pickle if may_be_old_pickle(first) and header_bytes > source.n_bytes else None
+
+
+def _read_old_pickle(source: ByteSource, uses: list[Use]) -> Content:
+    """Read what may be a pickle of protocol 0 or 1, which nothing but its opcodes tells from any text."""
+    try:
+        return read_pickle(source, uses)
+    except CorruptError:
+        if uses:
+            raise
+        raise FormatError(
+            f"reading {source.where}: it is of no kind that is read; it begins with "
+            f"{source.read(0, min(20, source.n_bytes))!r}. Name a file of weights."
+        ) from None
 
 
 ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -194,6 +211,16 @@ ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 
 def _read_zip(source: ByteSource, uses: list[Use]) -> Content:
     archive = read_zip(source, source.where)
+    try:
+        content = _read_archive(archive, source, uses)
+    except FileError:
+        look_into(archive, (), uses)
+        raise
+    content.unread += look_into(archive, content.members, uses)
+    return content
+
+
+def _read_archive(archive: Archive, source: ByteSource, uses: list[Use]) -> Content:
     for find_folder, read in _IN_ZIPS:
         folder = find_folder(archive)
         if folder is not None:

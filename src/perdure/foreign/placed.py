@@ -11,6 +11,7 @@ from perdure.disk.header import Entry, Header
 from perdure.disk.sources import ByteSource
 from perdure.disk.stored import StoredFile, StoredTensors
 from perdure.foreign.inert import ComposedTensor, Content, Storage, Tensor
+from perdure.foreign.shapes import contiguous_stride
 from perdure.foreign.states import AnyTensor, State, find_state, missing_under, names_left, state_under
 from perdure.records.dtypes import BITS, ENCODED_BYTES, STORED_NAMES
 from perdure.records.manifest import Alias, Composed
@@ -64,6 +65,10 @@ class ForeignStored(StoredTensors):
     @property
     def versions(self) -> Mapping[str, Any]:
         return self.state.versions
+
+    @property
+    def extra_states(self) -> Mapping[str, Any]:
+        return self.state.extra_states
 
     def sources(self) -> Iterable[ByteSource]:
         return self.content.sources
@@ -166,9 +171,6 @@ class _Placing:
 
 def _fills(tensor: Tensor, item_bytes: int) -> bool:
     """Tell whether a tensor is all of its storage, in order."""
-    step = 1
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
-        if size != 1 and stride != step:
-            return False
-        step *= size
-    return tensor.offset == 0 and step * item_bytes == tensor.storage.n_bytes
+    n_bytes = math.prod(tensor.shape) * item_bytes
+    plain = tensor.offset == 0 and tensor.stride == contiguous_stride(tensor.shape)
+    return plain and n_bytes == tensor.storage.n_bytes

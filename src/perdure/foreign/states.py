@@ -26,6 +26,9 @@ MAIN = (
 )
 """What people call the state dict of a checkpoint; the first one that is there is it."""
 
+EXTRA_STATE = "_extra_state"
+"""The last part of the keys under which modules keep what they choose themselves."""
+
 MAX_COPIES = 100_000
 """Names that tensors may have beyond the first, where parts of a nesting stand at several places."""
 
@@ -45,6 +48,7 @@ class State:
         classes: of a whole model, the class of each module by its name.
         path: the keys that lead to it.
         roles: `"parameter"` or `"buffer"`, where that is known.
+        extra_states: what modules' `get_extra_state` gave, where that is no tensor, by its key of the state dict.
     """
 
     tensors: dict[str, AnyTensor]
@@ -53,6 +57,7 @@ class State:
     classes: dict[str, str] = dataclasses.field(default_factory=dict)
     path: tuple[str, ...] = ()
     roles: dict[str, str] = dataclasses.field(default_factory=dict)
+    extra_states: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def find_state(value: Any, where: str) -> State:
@@ -184,6 +189,8 @@ def _take(value: Mapping[Any, Any], start: str, state: State, counted: _Count, w
             if name in state.tensors:
                 raise CorruptError(f"reading {where}: two of its tensors have the name {name[:200]!r}.")
             state.tensors[name] = inner
+        elif name is not None and name.rpartition(".")[2] == EXTRA_STATE:
+            state.extra_states[name] = rest[key] = inner
         elif name is not None and type(inner) in (dict, Ordered) and "param_groups" not in inner:
             left = _take(inner, f"{name}.", state, counted, where, depth + 1)
             if left is not None:

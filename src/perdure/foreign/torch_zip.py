@@ -110,7 +110,7 @@ class Storages:
             )
         self.members.add(member.name)
         item_bytes = ITEM_BYTES[dtype]
-        if member.n_bytes != n_elements * item_bytes:
+        if member.n_bytes // item_bytes != n_elements:
             raise broken(
                 self._where,
                 f"its storage {key[:40]!r} should take {n_elements * item_bytes} bytes and takes {member.n_bytes}.",

@@ -8,12 +8,12 @@ before, between or behind them.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 
 import msgspec
 
 from perdure.disk.crew import run_in_threads
+from perdure.disk.digests import crc32
 from perdure.disk.faults import enough_memory
 from perdure.disk.sources import ByteSource
 from perdure.errors import DigestError
@@ -67,7 +67,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
         crc = 0
         with enough_memory(self.where):
             for block in self._blocks():
-                crc = zlib.crc32(block, crc)
+                crc = crc32(block, crc)
                 if progress:
                     progress(len(block))
         if self.has_crc and crc != self.crc:

@@ -142,7 +142,7 @@ class CheckReport:
     def __str__(self) -> str:
         head = f"{self.path}: {self.verdict} ({self.n_tensors} tensors, {human_bytes(self.n_bytes)} read)"
         if self.files:
-            return "\n".join([head, *(line for report in self.files for line in f"  {report}".splitlines())])
+            return "\n".join([head, *(f"  {line}" for report in self.files for line in str(report).splitlines())])
         return "\n".join([head, *(f"  {finding.message}" for finding in self.findings)])
 
 

@@ -1,0 +1,67 @@
+"""The models that lie in a folder and in those within it: each file once, those that belong together by their index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.disk.folder import read_index
+from perdure.disk.sources import open_source
+from perdure.errors import FileError, FormatError, InputError, StorageError
+from perdure.foreign.distributed import METADATA_NAME
+from perdure.foreign.inert import Use
+from perdure.foreign.opening import is_foreign, read_content
+
+_INDEX = ".safetensors.index.json"
+_PICKLED_INDEX = ".bin.index.json"
+_ENDINGS = """
+    .safetensors .pt .pth .bin .ckpt .pkl .pickle .p .npz .npy .gguf .pt2 .ptl .tar .joblib .dill .h5 .hdf5 .keras .onnx .zip
+    .7z .distcp .model .th .mar .torch .msgpack .nemo .ot .dat .pdparams .tflite .pb
+"""
+MODEL_ENDINGS = frozenset(_ENDINGS.split())
+"""Files of these endings are models, or pass for some; others are passed over unless their content says so."""
+
+
+def models_in(folder: Path) -> Iterator[Path]:
+    """Give the indexes of models in several files, folders of `torch.distributed.checkpoint`, and each other model file.
+
+    Shards of safetensors are checked with their index; those of pickles stand for themselves too.
+    """
+    for top, folders, names in os.walk(folder):
+        folders.sort()
+        taken: set[str] = set()
+        if METADATA_NAME in names:
+            yield Path(top)
+            taken = {name for name in names if name == METADATA_NAME or name.endswith(".distcp")}
+        for name in sorted(names):
+            if name.endswith((_INDEX, _PICKLED_INDEX)):
+                yield Path(top, name)
+                taken |= {name, *(_shards_of(Path(top, name)) if name.endswith(_INDEX) else ())}
+        yield from (Path(top, name) for name in sorted(names) if name not in taken and _is_model(Path(top, name)))
+
+
+def _shards_of(index: Path) -> set[str]:
+    try:
+        return set(read_index(index).files)
+    except FileError:
+        return set()
+
+
+def _is_model(path: Path) -> bool:
+    """Tell a model, or what passes for one, from the other files that lie beside models."""
+    if path.suffix.lower() in MODEL_ENDINGS:
+        return True
+    try:
+        source = open_source(path)
+    except (StorageError, InputError):
+        return False
+    uses: list[Use] = []
+    try:
+        return is_foreign(source) and bool(read_content(source, uses))
+    except FormatError:
+        return False
+    except FileError:
+        return True
+    finally:
+        source.close()
