@@ -36,11 +36,11 @@ _DTYPES = {
 
 _STRIDED = 7
 _EXPRESSION = re.compile(rb'"expr_str"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_PLAIN = re.compile(
-    r"(?:[szuf]+\d+|\d+(?:\.\d+)?|'[\w.]*'|\.(?:size|stride|storage_offset)\(\)|[A-Z][A-Za-z]*|[a-z]+=(?=True|False)|"
-    r"(?:and|or|not|max|min)(?!\w)|[ \t()\[\],+*/%<>=!&|~-])*"
+_TOKEN = re.compile(
+    r"[szuf]+\d+|\d+(?:\.\d+)?|'[\w.]*'|\.(?:size|stride|storage_offset)\(\)|[A-Z][A-Za-z]*|[a-z]+=(?=True|False)|"
+    r"(?:and|or|not|max|min)(?!\w)|[ \t()\[\],+*/%<>=!&|~-]+"
 )
-"""Sizes and conditions on them: `Max(Symbol('s0', integer=True), 2)`, `L['x'].size()[0] <= 8`. PyTorch evaluates any."""
+"""Parts of sizes and of conditions on them: `Max(Symbol('s0', integer=True), 2)`, `L['x'].size()[0] <= 8`."""
 
 
 class _Integer(msgspec.Struct):
@@ -160,7 +160,7 @@ class _Reader:
         if head.schema_version:
             self.facts["schema"] = ".".join(str(number) for number in head.schema_version.values())
         sizes = {match[1].decode("utf-8", "replace") for match in _EXPRESSION.finditer(raw)}
-        odd = [text for text in (*sorted(sizes), *head.guards_code) if not _PLAIN.fullmatch(text)]
+        odd = [text for text in (*sorted(sizes), *head.guards_code) if not _is_plain(text)]
         self.expressions += [f"{member.name}: {text[:200]}" for text in odd[:5]]
 
     def _json(self, member: Member) -> bytes:
@@ -223,3 +223,14 @@ class _Reader:
         if self._swap:
             return swapped(member.source, member.position, member.n_bytes, number_bytes(dtype))
         return Storage(member.source, member.position, member.n_bytes, member.crc if member.has_crc else None)
+
+
+def _is_plain(text: str) -> bool:
+    """Tell a size, or a condition on sizes, from another expression; PyTorch evaluates whatever stands there."""
+    at = 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            return False
+        at = token.end()
+    return True

@@ -25,6 +25,7 @@ from perdure.foreign.sharded_bin import INDEX_ENDING, find_pickled, read_sharded
 from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
 from perdure.foreign.torch_package import package_folder, read_torch_package
 from perdure.foreign.torch_script import read_torch_script, script_folder
+from perdure.foreign.torch_script_json import json_script_folder, read_json_script
 from perdure.foreign.torch_tar import is_torch_tar, read_torch_tar
 from perdure.foreign.torch_zip import folder_of, read_torch_zip
 from perdure.foreign.verdicts import judge
@@ -237,5 +238,6 @@ _IN_ZIPS: tuple[tuple[Callable[[Archive], str | None], Callable[[Archive, str, s
     (folder_of, read_torch_zip),
     (program_folder, read_exported),
     (package_folder, read_torch_package),
+    (json_script_folder, read_json_script),
 )
 """What archives hold, in the order in which it is looked for: where in an archive it is, and its reader."""
