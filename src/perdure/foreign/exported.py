@@ -18,7 +18,7 @@ from perdure.foreign.excerpts import read_inner_zip
 from perdure.foreign.inert import Content, Storage, Tensor, Use
 from perdure.foreign.pickle_files import interpret_whole
 from perdure.foreign.shapes import check_reach, shape_of, sizes_of
-from perdure.foreign.swapped import swapped
+from perdure.foreign.byte_order import swapped
 from perdure.foreign.torch_storages import ITEM_BYTES, number_bytes
 from perdure.foreign.zips import Archive, Member
 

@@ -16,7 +16,7 @@ from perdure.errors import FormatError
 from perdure.foreign.gguf_header import UINT32, HeaderCursor, quoted
 from perdure.foreign.gguf_types import GGUF_TYPES, REMOVED_TYPES, GgufType
 from perdure.foreign.inert import ComposedTensor, Content, Storage, Tensor
-from perdure.foreign.reordered import ReorderedSource
+from perdure.foreign.byte_order import ReorderedSource
 
 MAGIC = b"GGUF"
 MAX_TENSORS = 2**15

@@ -15,7 +15,7 @@ from perdure.disk.faults import broken
 from perdure.disk.sources import ByteSource
 from perdure.errors import FormatError, LimitError, UnsafeError
 from perdure.foreign.inert import Content, Storage, Tensor
-from perdure.foreign.swapped import swapped
+from perdure.foreign.byte_order import swapped
 from perdure.foreign.zip_directory import shown
 from perdure.foreign.zips import Archive
 

@@ -75,7 +75,8 @@ def _make_array(shape: Any, dtype: Any, by_column: Any, octets: Any) -> Any:
     if math.prod(sizes) * item_bytes != storage.n_bytes:
         raise ValueError(f"an array of shape {list(sizes)[:8]} and type {name} has {storage.n_bytes} bytes")
     if is_big:
-        storage = swapped(storage, item_bytes // 2 if name.startswith("complex") else item_bytes)
+        number_bytes = item_bytes // 2 if name.startswith("complex") else item_bytes
+        storage = swapped(storage.source, storage.position, storage.n_bytes, number_bytes)
     stride = contiguous_stride(sizes[::-1])[::-1] if by_column else contiguous_stride(sizes)
     return Tensor(storage, name, sizes, stride, 0, "array")
 

@@ -13,7 +13,7 @@ from perdure.disk.faults import broken
 from perdure.disk.sources import ByteSource, BytesSource
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickles import interpret
-from perdure.foreign.swapped import swapped
+from perdure.foreign.byte_order import swapped
 from perdure.foreign.torch_storages import ITEM_BYTES, StorageId, number_bytes, storage_id
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

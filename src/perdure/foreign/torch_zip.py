@@ -10,7 +10,7 @@ from typing import Any
 from perdure.disk.faults import broken
 from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickle_files import interpret_whole
-from perdure.foreign.swapped import swapped
+from perdure.foreign.byte_order import swapped
 from perdure.foreign.torch_storages import ITEM_BYTES, number_bytes, storage_id
 from perdure.foreign.zips import Archive
 
