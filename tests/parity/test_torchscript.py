@@ -14,7 +14,7 @@ from torch import nn
 
 import perdure
 from perdure.errors import FileError, LimitError
-from perdure.foreign import torch_script
+from perdure.foreign.pytorch import script as torch_script
 
 OLD = sorted((Path(__file__).parents[1] / "compat/torch-1.13").glob("*.jit.pt"))
 

@@ -17,10 +17,10 @@ from hypothesis.extra import numpy as hn
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, FileError, FormatError, LimitError, UnsafeError
 from perdure.foreign import inert
-from perdure.foreign.deflated import DeflatedSource
-from perdure.foreign.numpy_files import read_npy, read_npz
 from perdure.foreign.byte_order import ReorderedSource, swapped
-from perdure.foreign.zips import read_zip
+from perdure.foreign.numpy_files import read_npy, read_npz
+from perdure.foreign.zips.archives import read_zip
+from perdure.foreign.zips.deflated import DeflatedSource
 
 TYPES = [
     np.dtype(f"{order}{kind}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.disk.faults import broken, enough_memory
-from perdure.disk.sources import BytesSource, ByteSource
+from perdure.disk.sources import ByteSource, BytesSource
 from perdure.foreign.inert import Storage
 
 _MAX_READ_BYTES = 2**20
