@@ -7,7 +7,7 @@ import torch
 
 from perdure.disk.sources import BytesSource
 from perdure.foreign.inert import ComposedTensor, Named, Storage, Tensor, TypedStorage
-from perdure.foreign.pickles import Interpreted, interpret
+from perdure.foreign.pickles.interpreting import Interpreted, interpret
 
 STORAGE_TYPES = {f"{type_}Storage": torch.tensor([], dtype=dtype).dtype for type_, dtype in {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32,

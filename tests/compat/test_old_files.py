@@ -71,7 +71,7 @@ def _pickled(value, persistent=lambda value: None) -> bytes:
             else:
                 super().save_global(obj, name)
 
-        dispatch = {**pickle._Pickler.dispatch, type: save_global}
+        dispatch = {**pickle._Pickler.dispatch, type: save_global}  # noqa: RUF012
 
     written = io.BytesIO()
     Writer(written, 2).dump(value)
@@ -215,6 +215,8 @@ def test_numbers_of_numpy_1():
         + "\x00\x00\x00\x00\x00\x00\xf8?".encode()[:11]
         + b"X\x06\x00\x00\x00latin1\x86R\x86Rs."
     )
-    content = scalar.replace(b"X\x0b\x00\x00\x00", b"X" + struct.pack("<I", len("\x00\x00\x00\x00\x00\x00\xf8?".encode())))
+    content = scalar.replace(
+        b"X\x0b\x00\x00\x00", b"X" + struct.pack("<I", len("\x00\x00\x00\x00\x00\x00\xf8?".encode()))
+    )
     assert pickle.loads(content)["best"] == 1.5
     assert perdure.load_checkpoint(content) == {"best": 1.5}

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from fault.gguf_forging import ARRAY, BIG_ENDIAN, TEXT, Form, gguf
 from perdure.disk.sources import BytesSource, PathSource
 from perdure.errors import CorruptError, FileError, FormatError, LimitError
-from perdure.foreign.gguf import MAX_AXES, MAX_KEYS, MAX_TENSORS, MAX_TRAILING_BYTES, read_gguf
-from perdure.foreign.gguf_header import MAX_HEADER_BYTES, MAX_NESTING, MAX_VALUES
+from perdure.foreign.gguf.files import MAX_AXES, MAX_KEYS, MAX_TENSORS, MAX_TRAILING_BYTES, read_gguf
+from perdure.foreign.gguf.header import MAX_HEADER_BYTES, MAX_NESTING, MAX_VALUES
 from perdure.foreign.inert import Content
 
 MIB = 2**20

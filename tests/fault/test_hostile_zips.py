@@ -30,7 +30,7 @@ from fault.forging_zips import (
 from fault.test_headers import bounded
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, DigestError, FileError, FormatError, LimitError
-from perdure.foreign.zips import Archive, read_zip
+from perdure.foreign.zips.archives import Archive, read_zip
 
 A, B = Forged("a", b"hello"), Forged("b", b"world!")
 CRC = zlib.crc32(b"hello")

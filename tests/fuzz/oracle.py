@@ -86,7 +86,8 @@ def _same(a: Any, b: Any, depth: int = 0) -> bool:
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
         return _same_tensors(a, b)
     if isinstance(b, np.ndarray | np.generic):
-        return np.array_equal(np.asarray(a), b) or np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        a, b = np.asarray(a), np.asarray(b)
+        return np.array_equal(a, b) or a.tobytes() == b.astype(b.dtype.newbyteorder("=")).tobytes()
     if isinstance(b, Mapping):
         return isinstance(a, Mapping) and len(a) == len(b) and all(_same_item(a, key, b, depth) for key in b)
     if isinstance(b, list | tuple):

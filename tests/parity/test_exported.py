@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -196,6 +197,18 @@ def test_expressions_that_are_more_than_sizes_are_listed_as_code(content: bytes)
     report = perdure.check(rewritten(content, change))
     assert report.verdict == "needs code"
     assert "__import__" in str(report.findings)
+
+
+def test_long_expressions_are_looked_through_in_good_time(content: bytes) -> None:
+    long = b"A1" * 100_000 + b"AAAA" * 1000 + b"1" * 1000 + b";"
+
+    def change(name: str, octets: bytes) -> tuple[str, bytes]:
+        return name, octets.replace(b'"expr_str": "', b'"expr_str": "' + long, 1)
+
+    begun = time.perf_counter()
+    with perdure.open(rewritten(content, change)) as weights:
+        assert "linear.weight" in weights
+    assert time.perf_counter() - begun < 1
 
 
 def test_compiled_parts_are_listed_as_code(content: bytes) -> None:

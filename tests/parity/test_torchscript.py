@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 import perdure
-from perdure.errors import LimitError
-from perdure.foreign import torch_script
+from perdure.errors import FileError, LimitError
+from perdure.foreign.pytorch import script as torch_script
 
 OLD = sorted((Path(__file__).parents[1] / "compat/torch-1.13").glob("*.jit.pt"))
 
@@ -121,6 +122,89 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 def test_files_of_pytorch_1_13_are_read(path: Path) -> None:
     with perdure.open(path) as weights:
         assert_same(weights, torch.jit.load(path))
+
+
+def numbered(name: str, number: int, **facts: Any) -> dict[str, Any]:
+    return {"name": name, "tensorId": str(number), "isBuffer": False, **facts}
+
+
+def tensor_in(member: int, tensor: torch.Tensor, **facts: Any) -> dict[str, Any]:
+    kinds = {torch.float32: "FLOAT", torch.int64: "INT64"}
+    sizes = {"dims": [str(n) for n in tensor.shape], "strides": [str(n) for n in tensor.stride()]}
+    place = {"offset": str(tensor.storage_offset()), "data": {"key": f"tensors/{member}"}, "device": "cpu"}
+    return {**sizes, **place, "requiresGrad": False, "dataType": kinds[tensor.dtype], **facts}
+
+
+def written_by_pytorch_1_0(**changes: Any) -> bytes:
+    """Write an archive as PyTorch 1.0 did, from its protocol buffer's definition."""
+    model = {
+        "protoVersion": "1",
+        "producerName": "pytorch",
+        "producerVersion": "1.0",
+        "mainModule": {
+            "name": "Net",
+            "optimize": True,
+            "parameters": [numbered("scale", 2), numbered("count", 3, isBuffer=True)],
+            "submodules": [
+                {"name": "fc", "optimize": True, "parameters": [numbered("weight", 0), numbered("tied", 0)]},
+                {"name": "half", "optimize": True, "parameters": [numbered("weight", 1)]},
+            ],
+        },
+        "tensors": [
+            tensor_in(0, WEIGHT, requiresGrad=True),
+            tensor_in(0, WEIGHT[:, 1], requiresGrad=True),
+            tensor_in(1, torch.tensor(2.5)),
+            tensor_in(2, torch.tensor(7)),
+        ],
+        **changes,
+    }
+    file = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(file)
+    for number, tensor in enumerate((WEIGHT, torch.tensor(2.5), torch.tensor(7))):
+        octets = tensor.numpy().tobytes()
+        writer.write_record(f"tensors/{number}", octets, len(octets))
+    octets = json.dumps(model).encode()
+    writer.write_record("model.json", octets, len(octets))
+    writer.write_end_of_file()
+    return file.getvalue()
+
+
+WEIGHT = torch.arange(6.0).reshape(2, 3)
+
+
+def test_archives_of_pytorch_1_0_are_read() -> None:
+    """PyTorch 2.13 reads them no more, so the values are those that were written."""
+    content = written_by_pytorch_1_0()
+    expected = {
+        "scale": torch.tensor(2.5),
+        "count": torch.tensor(7),
+        "fc.weight": WEIGHT,
+        "fc.tied": WEIGHT,
+        "half.weight": WEIGHT[:, 1],
+    }
+    with perdure.open(content) as weights:
+        assert set(weights) == set(expected)
+        assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+        assert weights["fc.weight"].data_ptr() == weights["fc.tied"].data_ptr()
+        assert weights._stored.state.roles["count"] == "buffer"
+    assert perdure.info(content).facts["producer_version"] == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"tensors": []}, "there are 0"),
+        ({"tensors": [tensor_in(9, WEIGHT)] * 4}, "not there"),
+        ({"tensors": [tensor_in(0, WEIGHT, dims=["2", "4"])] * 4}, "impossible"),
+        ({"tensors": [tensor_in(0, WEIGHT, strides=["-1", "1"])] * 4}, "impossible"),
+        ({"tensors": [tensor_in(0, WEIGHT, dataType="STRING")] * 4}, "of the type 'STRING'"),
+        ({"mainModule": 3}, "describes no model"),
+        ({"protoVersion": "6"}, "nobody wrote"),
+    ],
+)
+def test_archives_of_pytorch_1_0_that_contradict_themselves_are_refused(changes: Any, fault: str) -> None:
+    with pytest.raises(FileError, match=fault):
+        perdure.open(written_by_pytorch_1_0(**changes))
 
 
 def test_extra_files_and_the_mobile_format_change_nothing(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def _save(path: Path, content: str, legacy: bool) -> str:
     except Exception as error:
         return f"torch itself fails ({type(error).__name__}: {str(error)[:80]})"
     state = loaded.state_dict() if content == "whole model" else loaded.get("state_dict", loaded)
-    tensors = {key: value.detach() for key, value in state.items() if isinstance(value, torch.Tensor) and not is_lazy(value)}
+    tensors = {
+        key: value.detach() for key, value in state.items() if isinstance(value, torch.Tensor) and not is_lazy(value)
+    }
     torch.save(tensors, path.with_suffix(".reference"))
     return ""
 

@@ -18,7 +18,7 @@ from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, LimitError
 from perdure.foreign.assembled import AssembledSource, Piece, assemble
 from perdure.foreign.inert import Storage, Tensor
-from perdure.foreign.nested_keys import nest
+from perdure.foreign.pytorch.nested_keys import nest
 
 
 @pytest.fixture(scope="module")

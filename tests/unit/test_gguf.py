@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from fault.gguf_forging import ARRAY, BIG_ENDIAN, FORMS, TEXT, Form
 from fault.gguf_forging import gguf as forged
 from perdure.disk.sources import BytesSource, PathSource
-from perdure.foreign.gguf import read_gguf
-from perdure.foreign.gguf_blocks import READERS, dequantize
-from perdure.foreign.gguf_grids import grid
-from perdure.foreign.gguf_types import BLOCK_TYPES, GGUF_TYPES
+from perdure.foreign.gguf.blocks import READERS, dequantize
+from perdure.foreign.gguf.files import read_gguf
+from perdure.foreign.gguf.grids import grid
+from perdure.foreign.gguf.types import BLOCK_TYPES, GGUF_TYPES
 from perdure.foreign.inert import ComposedTensor, Content, Tensor
 from perdure.weights.dequantizing import dequantized
 
@@ -391,7 +391,7 @@ def test_vocabularies_are_read_fast() -> None:
 
 def test_reading_a_header_needs_no_numpy() -> None:
     program = (
-        "import sys; from perdure.foreign.gguf import read_gguf; from perdure.disk.sources import BytesSource; "
+        "import sys; from perdure.foreign.gguf.files import read_gguf; from perdure.disk.sources import BytesSource; "
         f"read_gguf(BytesSource({forged()!r}), 'x'); print(sorted({{'numpy', 'torch'}} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

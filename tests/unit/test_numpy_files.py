@@ -17,10 +17,10 @@ from hypothesis.extra import numpy as hn
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, FileError, FormatError, LimitError, UnsafeError
 from perdure.foreign import inert
-from perdure.foreign.deflated import DeflatedSource
+from perdure.foreign.byte_order import ReorderedSource, swapped
 from perdure.foreign.numpy_files import read_npy, read_npz
-from perdure.foreign.swapped import SwappedSource, swapped
-from perdure.foreign.zips import read_zip
+from perdure.foreign.zips.archives import read_zip
+from perdure.foreign.zips.deflated import DeflatedSource
 
 TYPES = [
     np.dtype(f"{order}{kind}")
@@ -125,7 +125,7 @@ def test_the_bytes_of_the_other_order_are_turned_round_wherever_reading_begins()
     array = np.arange(400_000, dtype=">u4")
     source = BytesSource(b"abc" + array.tobytes())
     storage = swapped(source, 3, array.nbytes, 4)
-    assert isinstance(storage.source, SwappedSource)
+    assert isinstance(storage.source, ReorderedSource)
     expected = array.astype("<u4").tobytes()
     for begin, end in [
         (0, 0),

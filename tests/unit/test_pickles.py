@@ -18,9 +18,9 @@ import pytest
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, FileError, LimitError, PerdureError
 from perdure.foreign.inert import Made, Named, Ordered, Storage, Tensor, Use
-from perdure.foreign.nesting import check_nesting
-from perdure.foreign.pickles import interpret
-from perdure.foreign.tapes import LAZY_BYTES
+from perdure.foreign.pickles.interpreting import interpret
+from perdure.foreign.pickles.nesting import check_nesting
+from perdure.foreign.pickles.tapes import LAZY_BYTES
 from torch_pickles import interpret_bytes
 
 PROTOCOLS = range(6)
@@ -290,7 +290,7 @@ def test_large_numbers_cost_nothing(pickled):
 
 
 def test_more_records_than_the_limit(monkeypatch):
-    import perdure.foreign.machine as machine
+    import perdure.foreign.pickles.machine as machine
 
     for name, pickled in [("MAX_RECORDS", b"(" + b"}" * 70_000 + b"l."), ("MAX_MEMO", b"N" + b"\x94" * 70_000 + b"."), ("MAX_STACK", b"(" + b"N" * 70_000 + b"l."), ("MAX_OPCODES", b"N" + b"N0" * 40_000 + b".")]:  # fmt: skip
         with monkeypatch.context() as patched:
@@ -304,9 +304,9 @@ def test_more_records_than_the_limit(monkeypatch):
 NOTHING_HAPPENS = """
 import pickle, sys
 from perdure.disk.sources import BytesSource
-from perdure.foreign.nesting import check_nesting
-from perdure.foreign.pickles import interpret
-from perdure.foreign.verdicts import judge
+from perdure.foreign.pickles.nesting import check_nesting
+from perdure.foreign.pickles.interpreting import interpret
+from perdure.foreign.pickles.verdicts import judge
 from perdure.errors import PerdureError
 
 seen, watching = [], False

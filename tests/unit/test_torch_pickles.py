@@ -9,7 +9,7 @@ import torch
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError
 from perdure.foreign.inert import Made, Named, Ordered, Storage, Tensor, TypedStorage, Use
-from perdure.foreign.verdicts import judge, worst
+from perdure.foreign.pickles.verdicts import judge, worst
 from torch_pickles import as_torch, assert_same, interpret_archive, interpret_bytes, saved
 
 WRITTEN_BY_1_13 = Path("/work/shared/data/torch-1.13")

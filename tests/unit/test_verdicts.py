@@ -10,7 +10,7 @@ import torch
 
 from perdure.errors import CorruptError, PerdureError
 from perdure.foreign.inert import Named, Use
-from perdure.foreign.verdicts import SEVERITIES, judge, worst
+from perdure.foreign.pickles.verdicts import SEVERITIES, judge, worst
 from torch_pickles import interpret_archive, interpret_bytes, saved
 
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from perdure.disk.sources import BytesSource, PathSource
 from perdure.errors import DigestError
-from perdure.foreign import deflated
-from perdure.foreign.deflated import DeflatedSource, Kept
-from perdure.foreign.zips import Archive, read_zip
+from perdure.foreign.zips import deflated
+from perdure.foreign.zips.archives import Archive, read_zip
+from perdure.foreign.zips.deflated import DeflatedSource, Kept
 
 OLD_FILES = Path(__file__).parents[1] / "compat/torch-1.13"
 
@@ -110,7 +110,9 @@ def test_files_of_pytorch_without_checksums_name_what_has_none() -> None:
     assert_as_python_reads_it(content, ("archive/data/0",))
 
 
-@pytest.mark.parametrize("path", [path for path in sorted(OLD_FILES.glob("*.pt")) if ".legacy." not in path.name], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in sorted(OLD_FILES.glob("*.pt")) if ".legacy." not in path.name], ids=lambda path: path.name
+)
 def test_files_of_pytorch_1_13(path: Path) -> None:
     assert_as_python_reads_it(path.read_bytes())
 

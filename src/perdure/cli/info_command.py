@@ -23,7 +23,7 @@ from perdure.records.values import plain
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--depth", type=click.IntRange(min=1), default=None, help="Show the tree only so many levels deep.")
 def info_command(file: str, as_json: bool, depth: int | None) -> None:
-    """Tell what FILE is: a .safetensors file of any writer, or a folder of shards. Only headers are read.
+    """Tell what FILE is: a file or folder of any kind that is read. Only headers are, and nothing in it is run.
 
     \b
     Examples:
@@ -42,9 +42,13 @@ def info_command(file: str, as_json: bool, depth: int | None) -> None:
 def as_data(found: Info) -> dict[str, object]:
     """Return what is known as data: the manifest in parts, every tensor with its shape, digest and tie."""
     manifest = found.manifest
-    ties = {name: alias.of for name, alias in manifest.aliases.items()} if manifest else {}
     return {
         "path": found.path,
+        "format": found.format,
+        "facts": plain(found.facts),
+        "prefix": found.prefix,
+        "classes": found.classes,
+        "rest": found.rest,
         "forms": found.forms,
         "reason": found.reason,
         "names": found.names,
@@ -62,7 +66,7 @@ def as_data(found: Info) -> dict[str, object]:
         "training": manifest.training if manifest else None,
         "volatile": [_spec_data(spec) for spec in found.volatile],
         "extra_state": list(manifest.extra_state) if manifest else [],
-        "tensors": [{**_spec_data(spec), "tied_to": ties.get(spec.name)} for spec in found.tensors],
+        "tensors": [{**_spec_data(spec), "tied_to": found.ties.get(spec.name)} for spec in found.tensors],
     }
 
 
@@ -131,13 +135,27 @@ def _note(notes: object) -> str:
 def _written(found: Info) -> Iterator[str]:
     manifest, environment = found.manifest, found.environment
     if manifest is None or environment is None:
-        yield "  written    by another writer; it records neither its environment nor digests"
+        yield f"  written    by another writer: {found.format}; it records neither its environment nor digests"
+        yield from _foreign(found)
         return
     yield f"  written    {printable(manifest.time)} by {printable(manifest.writer)}, protocol {manifest.protocol}"
     yield f"  with       {printable(_environment(environment))}"
     if environment.code:
         dirty = ", with uncommitted changes" if environment.code.dirty else ""
         yield f"  code       commit {printable(environment.code.commit)}{dirty}"
+
+
+def _foreign(found: Info) -> Iterator[str]:
+    """Say what a file of another kind holds beside its tensors, and what its own reader would import."""
+    if found.prefix:
+        yield f"  under      {printable(found.prefix, 200)}"
+    if isinstance(found.rest, dict):
+        yield f"  beside     {printable(', '.join(map(str, found.rest)), 500)}"
+    elif found.rest is not None:
+        yield f"  beside     {printable(str(found.rest), 200)}"
+    if found.classes:
+        top = min(found.classes, key=len)
+        yield f"  model      {printable(found.classes[top], 200)}, {len(found.classes)} modules; none is imported"
 
 
 def _environment(environment: Environment) -> str:
@@ -176,8 +194,7 @@ def _tree(found: Info, depth: int | None) -> Iterator[str]:
         for part in spec.name.split(".", _MAX_DEPTH):
             node = node.children.setdefault(part, _Node())
         node.specs.append(spec)
-    ties = {name: alias.of for name, alias in found.manifest.aliases.items()} if found.manifest else {}
-    yield from _lines(root, "    ", ties, depth)
+    yield from _lines(root, "    ", found.ties, depth)
 
 
 def _lines(node: _Node, indent: str, ties: dict[str, str], depth: int | None) -> Iterator[str]:

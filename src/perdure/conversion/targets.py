@@ -13,7 +13,7 @@ from perdure.disk.files import write_file
 from perdure.disk.writing import Item
 from perdure.errors import UnsupportedTensorError, UnsupportedValueError
 from perdure.foreign.numpy_writing import write_arrays
-from perdure.foreign.torch_writing import Combined, View, write_state
+from perdure.foreign.pytorch.writing import Combined, View, write_state
 from perdure.records import values
 from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import Manifest

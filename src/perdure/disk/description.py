@@ -35,6 +35,7 @@ def describe(path: str, stored: StoredTensors) -> Info:
         files=stored.files,
         notes=values.decode(manifest.notes, stored.where) if manifest else None,
         volatile=_volatile(stored),
+        ties={name: alias.of for name, alias in stored.aliases.items() if not stored.hidden & {name, alias.of}},
         labels=values.decode(manifest.labels, stored.where) if manifest else None,
     )
 

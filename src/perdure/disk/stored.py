@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -117,7 +117,7 @@ class StoredTensors:
     digest = ""
     aliases: Mapping[str, Alias] = {}
     composed: Mapping[str, Composed] = {}
-    hidden: Container[str] = ()
+    hidden: Set[str] = frozenset()
     files: tuple[str, ...] = ()
     index_bytes = 0
 
@@ -253,7 +253,7 @@ class Stored(StoredTensors):
         try:
             source = PathSource(self._index_path.parent / shard, os.path.join(self.where, shard), one_of_many=True)
         except MissingFileError:
-            raise CorruptError(f"reading {self.where}: the shard {shard} is missing. Restore it from a copy.") from None
+            raise CorruptError(f"reading {self.where}: the shard {shard!r} is missing. Restore it from a copy.") from None
         try:
             opened = open_file(source, sealed=self._sealed)
             self._check_belongs(shard, opened)

@@ -13,13 +13,13 @@ from perdure.disk.checking import Progress, finding_of
 from perdure.disk.faults import translated
 from perdure.disk.sources import ByteSource, name_of, open_source, usable_path
 from perdure.errors import FileError, MissingFileError, ProtocolError, StorageError, UnsafeError
-from perdure.foreign.distributed import METADATA_NAME
 from perdure.foreign.folder_models import models_in
 from perdure.foreign.inert import Content, Use
 from perdure.foreign.opening import ZIP_BEGINNINGS, folder_reader, is_foreign, read_content
+from perdure.foreign.pickles.verdicts import judge
 from perdure.foreign.placed import ForeignStored
-from perdure.foreign.verdicts import judge
-from perdure.foreign.zips import read_zip
+from perdure.foreign.pytorch.distributed import METADATA_NAME
+from perdure.foreign.zips.archives import read_zip
 from perdure.records.reports import CheckReport, Finding
 
 SEVERITY = ("safe", "needs code", "damaged", "dangerous")

@@ -47,7 +47,7 @@ def _describe(path: str, stored: StoredTensors) -> Info:
         format=stored.format,
         names=tuple(str(use.what) for use in stored.content.uses),
         classes=dict(state.classes),
-        facts=stored.content.facts,
+        facts=_outline(stored.content.facts, 0),
         prefix=".".join(state.path),
         rest=_outline(state.rest, 0),
     )

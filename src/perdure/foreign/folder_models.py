@@ -9,9 +9,9 @@ from pathlib import Path
 from perdure.disk.folder import read_index
 from perdure.disk.sources import open_source
 from perdure.errors import FileError, FormatError, InputError, StorageError
-from perdure.foreign.distributed import METADATA_NAME
 from perdure.foreign.inert import Use
 from perdure.foreign.opening import is_foreign, read_content
+from perdure.foreign.pytorch.distributed import METADATA_NAME
 
 _INDEX = ".safetensors.index.json"
 _PICKLED_INDEX = ".bin.index.json"

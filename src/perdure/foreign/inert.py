@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from perdure.disk.sources import ByteSource
-from perdure.foreign.zips import Archive
+from perdure.foreign.zips.archives import Archive
 
 
 @dataclasses.dataclass(frozen=True)

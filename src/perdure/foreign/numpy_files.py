@@ -14,10 +14,10 @@ from typing import NamedTuple
 from perdure.disk.faults import broken
 from perdure.disk.sources import ByteSource
 from perdure.errors import FormatError, LimitError, UnsafeError
+from perdure.foreign.byte_order import swapped
 from perdure.foreign.inert import Content, Storage, Tensor
-from perdure.foreign.swapped import swapped
-from perdure.foreign.zip_directory import shown
-from perdure.foreign.zips import Archive
+from perdure.foreign.zips.archives import Archive
+from perdure.foreign.zips.directory import shown
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 2**16

@@ -11,7 +11,7 @@ from pathlib import Path
 from perdure.disk.memory import Piece, pieces_of
 from perdure.disk.writing import Item
 from perdure.errors import UnsupportedTensorError
-from perdure.foreign.zip_writing import write_archive
+from perdure.foreign.zips.writing import write_archive
 
 TYPES = {
     "bool": "|b1",

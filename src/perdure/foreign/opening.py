@@ -12,23 +12,24 @@ from perdure.disk.faults import enough_memory, translated
 from perdure.disk.sources import ByteSource, open_source, usable_path
 from perdure.disk.stored import Stored, StoredTensors, with_stored
 from perdure.errors import CorruptError, FileError, FormatError, UnsafeError
-from perdure.foreign.distributed import METADATA_NAME, distributed_folder, read_distributed
-from perdure.foreign.distributed_safetensors import chunk_files, read_distributed_safetensors
-from perdure.foreign.exported import program_folder, read_exported
-from perdure.foreign.gguf import read_gguf
+from perdure.foreign.gguf.files import read_gguf
 from perdure.foreign.inert import Content, Use
 from perdure.foreign.numpy_files import read_npy, read_npz
-from perdure.foreign.other_members import look_into
-from perdure.foreign.pickle_files import is_pickle, may_be_old_pickle, read_pickle
+from perdure.foreign.pickles.files import is_pickle, may_be_old_pickle, read_pickle
+from perdure.foreign.pickles.verdicts import judge
 from perdure.foreign.placed import ForeignStored
-from perdure.foreign.sharded_bin import INDEX_ENDING, find_pickled, read_sharded_bin
-from perdure.foreign.torch_legacy import is_torch_legacy, read_torch_legacy
-from perdure.foreign.torch_package import package_folder, read_torch_package
-from perdure.foreign.torch_script import read_torch_script, script_folder
-from perdure.foreign.torch_tar import is_torch_tar, read_torch_tar
-from perdure.foreign.torch_zip import folder_of, read_torch_zip
-from perdure.foreign.verdicts import judge
-from perdure.foreign.zips import Archive, read_zip
+from perdure.foreign.pytorch.distributed import METADATA_NAME, distributed_folder, read_distributed
+from perdure.foreign.pytorch.distributed_safetensors import chunk_files, read_distributed_safetensors
+from perdure.foreign.pytorch.exported import program_folder, read_exported
+from perdure.foreign.pytorch.legacy_files import is_torch_legacy, read_torch_legacy
+from perdure.foreign.pytorch.packages import package_folder, read_torch_package
+from perdure.foreign.pytorch.script import read_torch_script, script_folder
+from perdure.foreign.pytorch.script_json import json_script_folder, read_json_script
+from perdure.foreign.pytorch.sharded_bin import INDEX_ENDING, find_pickled, read_sharded_bin
+from perdure.foreign.pytorch.tar_files import is_torch_tar, read_torch_tar
+from perdure.foreign.pytorch.zip_files import folder_of, read_torch_zip
+from perdure.foreign.zips.archives import Archive, read_zip
+from perdure.foreign.zips.other_members import look_into
 
 T = TypeVar("T")
 _FIRST_BYTES = 512
@@ -237,5 +238,6 @@ _IN_ZIPS: tuple[tuple[Callable[[Archive], str | None], Callable[[Archive, str, s
     (folder_of, read_torch_zip),
     (program_folder, read_exported),
     (package_folder, read_torch_package),
+    (json_script_folder, read_json_script),
 )
 """What archives hold, in the order in which it is looked for: where in an archive it is, and its reader."""

@@ -174,6 +174,7 @@ class Info:
         facts: what a file of another kind says about itself, such as the metadata of a GGUF file.
         prefix: the keys that lead to its state dict in a checkpoint.
         rest: what a checkpoint holds beside, in outline.
+        ties: tensors that lie in the memory of another, with that other.
     """
 
     path: str
@@ -197,6 +198,7 @@ class Info:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     prefix: str = ""
     rest: Any = None
+    ties: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def n_parameters(self) -> int:

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from perdure.foreign.gguf_blocks import dequantize_into
-from perdure.foreign.gguf_types import BLOCK_TYPES
+from perdure.foreign.gguf.blocks import dequantize_into
+from perdure.foreign.gguf.types import BLOCK_TYPES
 
 
 def dequantized(layout: str, blocks: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from perdure.disk.consistency import check_alias
 from perdure.disk.reading import read, want
 from perdure.disk.stored import StoredFile, StoredTensors
 from perdure.errors import CorruptError, MissingTensorError, ProtocolError
-from perdure.foreign.gguf_types import BLOCK_TYPES
+from perdure.foreign.gguf.types import BLOCK_TYPES
 from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import Alias, Composed
 from perdure.records.reports import TensorSpec

@@ -1,0 +1,1 @@
+"""GGUF files, and the blocks in which they keep weights."""

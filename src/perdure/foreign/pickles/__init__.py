@@ -1,0 +1,1 @@
+"""Pickles, interpreted without a way to import; what they name, judged."""

@@ -1,0 +1,1 @@
+"""What PyTorch writes: archives of torch.save of all times, TorchScript, exported programs, folders of several files."""

@@ -1,0 +1,1 @@
+"""Zip archives, checked whole; written for others."""
