@@ -143,14 +143,20 @@ PAYLOADS: list[tuple[str, str, str, bool, _Made]] = [
 
 
 def _keras(place: Place) -> bytes:
-    config = b'{"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4wEA"}}}}'
-    return archive([Part("metadata.json", b"{}"), Part("config.json", config), Part("model.weights.h5", b"\x89HDF\r\n\x1a\n")])
+    config = (
+        b'{"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4wEA"}}}}'
+    )
+    return archive(
+        [Part("metadata.json", b"{}"), Part("config.json", config), Part("model.weights.h5", b"\x89HDF\r\n\x1a\n")]
+    )
 
 
 def _pt2(expression: str, constants: bytes) -> bytes:
     import json
 
-    program = {"graph_module": {"graph": {"nodes": [], "sym_int_values": {"s0": {"as_expr": {"expr_str": expression}}}}}}
+    program = {
+        "graph_module": {"graph": {"nodes": [], "sym_int_values": {"s0": {"as_expr": {"expr_str": expression}}}}}
+    }
     return archive(
         [
             Part("model/archive_format", b"pt2"),
@@ -253,6 +259,7 @@ _NO_PICKLE = ("a pickle called data/1", "strings that are evaluated")
 
 def add_to(corpus: Corpus) -> None:
     for group, name, after, live, made in PAYLOADS:
+
         def write(place: Place, made: _Made = made, name: str = name) -> object:
             return place.write("model.npz" if "npz" in name else "model.pt", made(place))
 
@@ -265,12 +272,14 @@ def add_to(corpus: Corpus) -> None:
             verdicts, errors = (*verdicts, "safe"), ()
         corpus.add(Attack(f"{group}: {name}", group, after, write, verdicts, errors, runs))  # type: ignore[arg-type]
     for group, name, form, errors in FORMS:
+
         def shape(place: Place, form: Callable[[], bytes] = form) -> object:
             return place.write("model.pth", form())
 
         verdicts = (DAMAGED,) if errors else (DAMAGED, "safe")
         corpus.add(Attack(f"{group}: {name}", group, "handling of zip", shape, verdicts, errors))  # type: ignore[arg-type]
     for name, after, _live, made, verdicts, errors in TARS:
+
         def pack(place: Place, made: _Made = made) -> object:
             return place.write("model.tar", made(place))
 

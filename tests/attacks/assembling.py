@@ -100,9 +100,11 @@ def storage(key: str = "0", n: int = 4, kind: str = "FloatStorage", location: An
     return plain(("storage", named("torch", kind), key, location, n)) + BINPERSID
 
 
-def tensor(
-    storage: bytes = storage(), shape: Any = (2, 2), stride: Any = (2, 1), offset: Any = 0, *more: Any
-) -> bytes:
+def tensor(storage: bytes = storage(), shape: Any = (2, 2), stride: Any = (2, 1), offset: Any = 0, *more: Any) -> bytes:
     """Rebuild a tensor as torch.save does."""
     hooks = named("collections", "OrderedDict") + b")R"
-    return named("torch._utils", "_rebuild_tensor_v2") + plain((storage, offset, shape, stride, False, hooks, *more)) + REDUCE
+    return (
+        named("torch._utils", "_rebuild_tensor_v2")
+        + plain((storage, offset, shape, stride, False, hooks, *more))
+        + REDUCE
+    )

@@ -79,7 +79,9 @@ def _lightning() -> dict[str, Any]:
 
 
 def _save(value: Any, **how: Any) -> Callable[[Path], None]:
-    return lambda path: torch.save(value() if callable(value) and not isinstance(value, nn.Module) else value, path, **how)
+    return lambda path: torch.save(
+        value() if callable(value) and not isinstance(value, nn.Module) else value, path, **how
+    )
 
 
 def _pickle(value: Any, protocol: int) -> Callable[[Path], None]:
@@ -120,7 +122,10 @@ BENIGN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "resnet.pt": (_save(_resnet), ("needs code",)),
     "bert.pt": (_save(_bert), ("needs code",)),
     "lstm.pt": (_save(lambda: nn.LSTM(2, 3)), ("safe", "needs code")),
-    "transformer.pt": (_save(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2), 1)), ("safe", "needs code")),
+    "transformer.pt": (
+        _save(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2), 1)),
+        ("safe", "needs code"),
+    ),
     "parametrized.pt": (_save(lambda: nn.utils.weight_norm(nn.Linear(2, 2))), ("safe", "needs code")),
     "script.pt": (lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path), ("needs code",)),
     "program.pt2": (
@@ -141,7 +146,10 @@ BENIGN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         ("safe",),
     ),
     "ours.safetensors": (lambda path: _keep(perdure.save_weights(_net(), path)), ("safe",)),
-    "ours_model.safetensors": (lambda path: _keep(perdure.save(_net(), path, example=torch.ones(1, 3, 3, 3))), ("safe",)),
+    "ours_model.safetensors": (
+        lambda path: _keep(perdure.save(_net(), path, example=torch.ones(1, 3, 3, 3))),
+        ("safe",),
+    ),
     "ours_checkpoint.safetensors": (lambda path: _keep(perdure.save_checkpoint({"a": 1}, path)), ("safe",)),
     "sharded": (lambda path: _shard(path), ("safe",)),
     "dcp": (lambda path: _distribute(path), ("safe", "needs code")),

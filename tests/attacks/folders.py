@@ -45,7 +45,9 @@ def _metadata(relative_path: str, offset: int = 0, length: int = 100) -> bytes:
     """Return a DCP metadata pickle of one tensor."""
     module = "torch.distributed.checkpoint.metadata"
     size = call("torch:Size", [4])
-    properties = built(new(f"{module}:TensorProperties"), (stacked("torch", "float32"), call(f"{module}:_MEM_FORMAT_ENCODING", 0)))
+    properties = built(
+        new(f"{module}:TensorProperties"), (stacked("torch", "float32"), call(f"{module}:_MEM_FORMAT_ENCODING", 0))
+    )
     chunk = built(new(f"{module}:ChunkStorageMetadata"), {"offsets": call("torch:Size", [0]), "sizes": size})
     tensor = built(new(f"{module}:TensorStorageMetadata"), {"properties": properties, "size": size, "chunks": [chunk]})
     index = built(new(f"{module}:MetadataIndex"), {"fqn": "weight", "offset": call("torch:Size", [0]), "index": 0})

@@ -366,6 +366,7 @@ def legacy(value: bytes) -> bytes:
 
 def add_to(corpus: Corpus) -> None:
     for group, name, after, live, opcodes in (*SHELLS, *CODE, *FILES, *DELAYED, *TORCH):
+
         def write(place: Place, opcodes: Opcodes = opcodes) -> object:
             return place.write("model.pkl", pickled(opcodes(place)))
 

@@ -191,8 +191,12 @@ CONFUSIONS: list[tuple[str, str, bytes, tuple[str, ...], Errors]] = [
 
 def bombs() -> list[tuple[str, str, bytes]]:
     """Return small pickles that ask for much: class, name, content."""
-    doubled = EMPTY_LIST + MEMOIZE + b"".join(
-        EMPTY_LIST + MARK + b"h" + bytes([n]) * 1 + b"h" + bytes([n]) + APPENDS + MEMOIZE for n in range(100)
+    doubled = (
+        EMPTY_LIST
+        + MEMOIZE
+        + b"".join(
+            EMPTY_LIST + MARK + b"h" + bytes([n]) * 1 + b"h" + bytes([n]) + APPENDS + MEMOIZE for n in range(100)
+        )
     )
     tuples = b")" + MEMOIZE + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86" + MEMOIZE for n in range(100))
     texts = text("x" * 200_000) + b"q\0" + POP
@@ -246,6 +250,7 @@ ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".npy", ".npz", ".ggu
 
 def add_to(corpus: Corpus) -> None:
     for group, name, after, live, content in CALLS:
+
         def write(place: Place, content: Content = content) -> object:
             return place.write("model.pt", content(place))
 
@@ -255,18 +260,21 @@ def add_to(corpus: Corpus) -> None:
         verdicts = (DANGEROUS, DAMAGED) if may_be_damaged else (DANGEROUS,)
         corpus.add(Attack(name, group, after, write, verdicts, error, runs))  # type: ignore[arg-type]
     for group, name, content_bytes, verdicts, errors in CONFUSIONS:
+
         def confuse(place: Place, content: bytes = content_bytes) -> object:
             return place.write("model.pt", content)
 
         after = "a pickle that contradicts itself"
         corpus.add(Attack(name, group, after, confuse, verdicts, errors))  # type: ignore[arg-type]
     for number_of, (group, name) in enumerate((group, name) for group, name, _ in bombs()):
+
         def explode(place: Place, number_of: int = number_of) -> object:
             return place.write("model.pt", bombs()[number_of][2])
 
         verdicts = (DAMAGED, DANGEROUS, NEEDS_CODE, "safe")
         corpus.add(Attack(name, group, "denial of service", explode, verdicts, (), ""))  # type: ignore[arg-type]
     for ending in ENDINGS:
+
         def misname(place: Place, ending: str = ending) -> object:
             return place.write(f"model{ending}", f"cos\nsystem\n(S'{place.command}'\ntR.".encode())
 
@@ -274,6 +282,7 @@ def add_to(corpus: Corpus) -> None:
         name = f"text pickle called {ending or 'nothing'}"
         corpus.add(Attack(name, "ending", after, misname, runs="pickle"))  # type: ignore[arg-type]
         if ending in (".bin", ".safetensors", ".npz", ".gguf", ".json"):
+
             def misname_again(place: Place, ending: str = ending) -> object:
                 return place.write(f"model{ending}", pickled(_system(place), 2))
 

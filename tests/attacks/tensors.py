@@ -7,10 +7,10 @@ import struct
 from collections.abc import Callable
 
 from attacks.archiving import torch_zip
-from attacks.assembling import Octets, call, named, pickled, plain, storage, tensor
+from attacks.assembling import Octets, named, pickled, plain, storage, tensor
 from attacks.attack import DAMAGED, DANGEROUS, Attack, Corpus, Place
 from fault.forging import perdure_file, safetensors, with_blob, with_manifest
-from perdure.errors import CorruptError, FileError, FormatError, LimitError, PerdureError, UnsafeError
+from perdure.errors import CorruptError, FileError, FormatError, LimitError, PerdureError
 
 Errors = tuple[type[PerdureError], ...]
 _BROKEN: Errors = (CorruptError,)
@@ -133,7 +133,9 @@ def _text(value: bytes, length: int | None = None) -> bytes:
     return struct.pack("<Q", len(value) if length is None else length) + value
 
 
-def _info(shape: tuple[int, ...], kind: int = 0, offset: int = 0, name: bytes = b"weight", n: int | None = None) -> bytes:
+def _info(
+    shape: tuple[int, ...], kind: int = 0, offset: int = 0, name: bytes = b"weight", n: int | None = None
+) -> bytes:
     body = _text(name) + struct.pack("<I", len(shape) if n is None else n) + struct.pack(f"<{len(shape)}Q", *shape)
     return body + struct.pack("<IQ", kind, offset)
 
@@ -157,8 +159,14 @@ GGUFS: list[tuple[str, bytes]] = [
     ("an offset beyond the file", gguf(1, 0, _info((4,), offset=2**62) + bytes(64))),
     ("an unknown block type", gguf(1, 0, _info((32,), kind=250) + bytes(64))),
     ("a shape that is no whole number of blocks", gguf(1, 0, _info((33,), kind=2) + bytes(64))),
-    ("an alignment of nought", gguf(1, 1, _text(b"general.alignment") + struct.pack("<II", 4, 0) + _info((4,)) + bytes(64))),
-    ("an alignment of 2**31", gguf(1, 1, _text(b"general.alignment") + struct.pack("<II", 4, 2**31) + _info((4,)) + bytes(64))),
+    (
+        "an alignment of nought",
+        gguf(1, 1, _text(b"general.alignment") + struct.pack("<II", 4, 0) + _info((4,)) + bytes(64)),
+    ),
+    (
+        "an alignment of 2**31",
+        gguf(1, 1, _text(b"general.alignment") + struct.pack("<II", 4, 2**31) + _info((4,)) + bytes(64)),
+    ),
     ("two tensors of one name", gguf(2, 0, _info((4,)) + _info((4,), offset=32) + bytes(64))),
     ("two keys of one name", gguf(0, 2, (_text(b"a") + struct.pack("<IB", 0, 1)) * 2)),
     ("version 99", gguf(version=99)),
@@ -204,7 +212,11 @@ OTHERS: list[tuple[str, str, bytes]] = [
     ("no model", "empty", b""),
     ("no model", "one byte", b"\x80"),
     ("no model", "zeros", bytes(10_000)),
-    ("no model", "Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 9\n"),
+    (
+        "no model",
+        "Git LFS pointer",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 9\n",
+    ),
     ("no model", "HTML page", b"<!DOCTYPE html><html><script>x()</script></html>"),
     ("no model", "7z archive", b"7z\xbc\xaf\x27\x1c\0\4" + bytes(100)),
     ("no model", "gzip", b"\x1f\x8b\x08" + bytes(100)),
@@ -219,7 +231,9 @@ OTHERS: list[tuple[str, str, bytes]] = [
 
 
 def _ending(group: str) -> str:
-    return {"npy header": ".npy", "GGUF": ".gguf", "Keras": ".h5", "ONNX": ".onnx", "joblib": ".joblib"}.get(group, ".pt")
+    return {"npy header": ".npy", "GGUF": ".gguf", "Keras": ".h5", "ONNX": ".onnx", "joblib": ".joblib"}.get(
+        group, ".pt"
+    )
 
 
 def add_to(corpus: Corpus) -> None:
@@ -233,10 +247,9 @@ def add_to(corpus: Corpus) -> None:
           for group, name, content in OTHERS),
     ]  # fmt: skip
     for group, name, content, verdicts, errors in rows:
+
         def write(place: Place, content: Callable[[], bytes] = content, group: str = group) -> object:
             return place.write(f"model{_ending(group)}", content())
 
         after = {"GGUF": "CVE-2024-25664 and the like (ggml)"}.get(group, "memory safety of readers")
         corpus.add(Attack(f"{group}: {name}", group, after, write, verdicts, errors))  # type: ignore[arg-type]
-
-

@@ -59,7 +59,10 @@ def test_all_verbs_answer_an_attack_alike(attack: Attack, place: Place) -> None:
 
 def _see_that_it_tells(error: PerdureError, verb: str) -> None:
     message = str(error)
-    assert isinstance(error, MismatchError) or (20 < len(message) < 2000 and message.isprintable()), (verb, message[:3000])
+    assert isinstance(error, MismatchError) or (20 < len(message) < 2000 and message.isprintable()), (
+        verb,
+        message[:3000],
+    )
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())

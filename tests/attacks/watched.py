@@ -19,7 +19,7 @@ _BAD = (
     *("import", "exec", "compile", "marshal.", "pickle.find_class", "code.__new__", "function.__new__"),
     *("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "pty.spawn"),
     *("socket.", "urllib.", "http.", "ftplib.", "smtplib.", "ssl.", "webbrowser.", "sqlite3."),
-    *("ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function", "ctypes.cdata"),
+    *("ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function"),
     *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate"),
     *("os.putenv", "os.unsetenv", "os.kill", "shutil.", "tempfile.", "signal.", "sys.settrace", "sys.setprofile"),
 )

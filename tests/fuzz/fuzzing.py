@@ -35,6 +35,9 @@ SECONDS = 1.0
 HANG_SECONDS = 120
 ROOM_BYTES = 2 * 2**30
 BLOCK = 5000
+MAX_FAILURES = 20
+"""In one block; whoever has so many knows that something is wrong."""
+
 MAX_GROWTH_KIB = 256 * 2**10
 
 Mutant = Any
@@ -121,6 +124,8 @@ def run(name: str, seed: int, start: int, stop: int, folder: Path | None = None)
             outcomes[outcome] += 1
             if outcome == "FAILED" and folder is not None:
                 _keep(folder / "failures", f"{name}:{seed}:{number}", mutant, detail)
+                if outcomes["FAILED"] >= MAX_FAILURES:
+                    break
             elif outcome == "FAILED":
                 raise AssertionError(f"{name}:{seed}:{number}: {detail}")
     return outcomes
@@ -219,7 +224,12 @@ def _outcomes(
     out.unlink()
     if process.returncode == 0:
         return json.loads(said.splitlines()[-1])
-    _keep(folder / "failures", f"{name}:{seed}:{last}", make(name, seed, last), f"ended with {process.returncode}\n{said[-5000:]}")
+    _keep(
+        folder / "failures",
+        f"{name}:{seed}:{last}",
+        make(name, seed, last),
+        f"ended with {process.returncode}\n{said[-5000:]}",
+    )
     return {"CRASHED": 1, "skipped": stop - start - 1}
 
 

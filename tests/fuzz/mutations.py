@@ -10,7 +10,14 @@ Mutation = Callable[[random.Random, bytes, Sequence[bytes]], bytes]
 """Takes the generator, the content and all seeds of the reader; returns other content."""
 
 NUMBERS = tuple(
-    sorted({sign * (1 << bits) + more for bits in (0, 4, 7, 8, 15, 16, 20, 31, 32, 40, 62, 63) for more in (-1, 0, 1) for sign in (1, -1)})
+    sorted(
+        {
+            sign * (1 << bits) + more
+            for bits in (0, 4, 7, 8, 15, 16, 20, 31, 32, 40, 62, 63)
+            for more in (-1, 0, 1)
+            for sign in (1, -1)
+        }
+    )
 )
 """Where counters overflow, signs change and memory ends."""
 

@@ -131,7 +131,11 @@ def _programs() -> list[bytes]:
 
 
 def _tars() -> list[bytes]:
-    storages = pickle.dumps(1, 2) + pickle.dumps(("0", "cpu", "x"), 2)[:-1].replace(b"X\x01\0\0\0x", b"ctorch\nFloatStorage\n") + b"."
+    storages = (
+        pickle.dumps(1, 2)
+        + pickle.dumps(("0", "cpu", "x"), 2)[:-1].replace(b"X\x01\0\0\0x", b"ctorch\nFloatStorage\n")
+        + b"."
+    )
     storages += struct.pack("<q", 4) + STORAGE + pickle.dumps([], 2)
     entry = pickle.dumps(("1", "0", "x"), 2)[:-1].replace(b"X\x01\0\0\0x", b"ctorch\nFloatTensor\n") + b"."
     tensors = pickle.dumps(1, 2) + entry + struct.pack("<ii5q", 2, 0, 2, 2, 2, 1, 0)
@@ -146,7 +150,13 @@ def _tars() -> list[bytes]:
 
 
 def _arrays() -> list[bytes]:
-    arrays = [np.arange(6.0).reshape(2, 3), np.float16(1), np.zeros((0, 2), "<i8"), np.asfortranarray(np.ones((2, 2), ">f4")), np.ones(3, bool)]
+    arrays = [
+        np.arange(6.0).reshape(2, 3),
+        np.float16(1),
+        np.zeros((0, 2), "<i8"),
+        np.asfortranarray(np.ones((2, 2), ">f4")),
+        np.ones(3, bool),
+    ]
     return [_written(np.save, array) for array in arrays]
 
 
@@ -196,7 +206,11 @@ def _plain_files() -> list[bytes]:
 
 
 def _forged() -> list[bytes]:
-    return [torch_zip(pickled(plain({"weight": tensor(), "more": [tensor(offset=1, shape=(1,), stride=(1,))]}), 2), {"0": STORAGE})]
+    return [
+        torch_zip(
+            pickled(plain({"weight": tensor(), "more": [tensor(offset=1, shape=(1,), stride=(1,))]}), 2), {"0": STORAGE}
+        )
+    ]
 
 
 READERS: dict[str, Reader] = {
@@ -230,7 +244,10 @@ class FolderReader:
 
 def _sharded() -> list[Folder]:
     shards = {f"pytorch_model-0000{n}-of-00002.bin": {f"w{n}": torch.ones(n)} for n in (1, 2)}
-    index = {"metadata": {"total_size": 12}, "weight_map": {key: name for name, value in shards.items() for key in value}}
+    index = {
+        "metadata": {"total_size": 12},
+        "weight_map": {key: name for name, value in shards.items() for key in value},
+    }
     files = {name: _saved(value) for name, value in shards.items()}
     return [{"pytorch_model.bin.index.json": json.dumps(index).encode(), **files}]
 
@@ -245,7 +262,10 @@ def _distributed() -> list[Folder]:
 
 def _sharded_safetensors() -> list[Folder]:
     shards = {f"model-0000{n}-of-00002.safetensors": {f"w{n}": torch.ones(n)} for n in (1, 2)}
-    index = {"metadata": {"total_size": 12}, "weight_map": {key: name for name, value in shards.items() for key in value}}
+    index = {
+        "metadata": {"total_size": 12},
+        "weight_map": {key: name for name, value in shards.items() for key in value},
+    }
     files = {name: safetensors.torch.save(value) for name, value in shards.items()}
     return [{"model.safetensors.index.json": json.dumps(index).encode(), **files}]
 

@@ -17,7 +17,28 @@ from fault.forging import sealed
 from fuzz.mutations import BYTES, NUMBERS, Mutation, mutate
 from fuzz.pickle_mutations import PICKLES
 
-_VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 1, 1.5, "", "x", "F32", "I32", "F16", "BF16", "U8", "w", [], [0], [1, 1], {}, *NUMBERS)
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    1.5,
+    "",
+    "x",
+    "F32",
+    "I32",
+    "F16",
+    "BF16",
+    "U8",
+    "w",
+    [],
+    [0],
+    [1, 1],
+    {},
+    *NUMBERS,
+)
 
 
 def change_json(random: random.Random, value: Any) -> Any:
@@ -111,7 +132,9 @@ def change_archive(random: random.Random, content: bytes, _: Sequence[bytes]) ->
         )  # fmt: skip
         setattr(part, field, value)
     elif drawn == 7:
-        part.name = random.choice((random.choice(parts).name, part.name + "x", part.name.upper(), "../" + part.name, "data.pkl"))
+        part.name = random.choice(
+            (random.choice(parts).name, part.name + "x", part.name.upper(), "../" + part.name, "data.pkl")
+        )
     elif drawn == 8:
         parts.remove(part)
     elif drawn == 9:

@@ -60,8 +60,8 @@ def check_reach(shape: tuple[int, ...], stride: tuple[int, ...], offset: int, n_
     n_shown = math.prod(shape)
     if n_shown > MAX_EXPANDED and n_shown > MAX_EXPANSION * n_elements:
         raise LimitError(
-            f"reading a tensor: it would show {n_elements} elements as {n_shown}, more than {MAX_EXPANSION} times as many; what "
-            f"is over {MAX_EXPANDED} may not. Save it without expanding it."
+            f"reading a tensor: it would show {n_elements} elements as {n_shown}, more than {MAX_EXPANSION} times as many; "
+            f"what is over {MAX_EXPANDED} may not. Save it without expanding it."
         )
     last = offset - 1
     if 0 not in shape:
