@@ -27,7 +27,6 @@ from attacks.assembling import (
     STACK_GLOBAL,
     STOP,
     TUPLE,
-    Octets,
     built,
     call,
     framed,
@@ -189,59 +188,6 @@ CONFUSIONS: list[tuple[str, str, bytes, tuple[str, ...], Errors]] = [
 ]  # fmt: skip
 
 
-def bombs() -> list[tuple[str, str, bytes]]:
-    """Return small pickles that ask for much: class, name, content."""
-    doubled = (
-        EMPTY_LIST
-        + MEMOIZE
-        + b"".join(
-            EMPTY_LIST + MARK + b"h" + bytes([n]) * 1 + b"h" + bytes([n]) + APPENDS + MEMOIZE for n in range(100)
-        )
-    )
-    tuples = b")" + MEMOIZE + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86" + MEMOIZE for n in range(100))
-    texts = text("x" * 200_000) + b"q\0" + POP
-    alike = EMPTY_DICT + MARK + b"".join(number((2**61 - 1) * n) + b"N" for n in range(1, 30_000)) + b"u"
-    return [
-        ("expansion", "billion laughs of lists", pickled(doubled)),
-        ("expansion", "billion laughs of tuples", pickled(tuples)),
-        ("expansion", "billion laughs as a key", pickled(EMPTY_DICT + tuples + b"N" + SETITEM)),
-        ("expansion", "a long text as many keys",
-         pickled(texts + EMPTY_LIST + MARK + (EMPTY_DICT + b"h\0" + b"N" + SETITEM) * 20_000 + APPENDS)),
-        ("expansion", "a long tuple as many keys",
-         pickled(plain(tuple(range(900))) + b"q\0" + POP + EMPTY_LIST + MARK + (EMPTY_DICT + b"h\0" + b"N" + SETITEM) * 50_000
-                 + APPENDS)),
-        ("expansion", "a list copied again and again",
-         pickled(plain(list(range(5000))) + b"q\0" + POP + EMPTY_LIST + MARK
-                 + (stacked("collections", "deque") + b"h\0\x85R") * 5000 + APPENDS)),
-        ("hash flood", "numbers of one hash", pickled(alike)),
-        ("hash flood", "numbers of one hash in a set",
-         pickled(EMPTY_SET + MARK + b"".join(number((2**61 - 1) * n) for n in range(1, 30_000)) + ADDITEMS)),
-        ("hash flood", "floats of one hash",
-         pickled(EMPTY_DICT + MARK + b"".join(plain(float((2**61 - 1) << n)) + b"N" for n in range(900)) * 30 + b"u")),
-        ("depth", "lists three hundred thousand deep", pickled(EMPTY_LIST * 300_000 + APPEND * 299_999)),
-        ("depth", "tuples three hundred thousand deep", pickled(b")" + b"\x85" * 300_000)),
-        ("depth", "marks three hundred thousand deep", pickled(MARK * 300_000 + b"l" * 300_000)),
-        ("depth", "dicts a hundred thousand deep", pickled((EMPTY_DICT + b"K\1") * 100_000 + b"N" + b"s" * 100_000)),
-        ("depth", "calls a hundred thousand deep",
-         pickled((stacked("nobody", "f")[:]) + b")R" + b"\x85" .join([b""] * 2) + b"".join(
-             [b"q\0" + POP + stacked("nobody", "f") + b"h\0\x85R"] * 100_000))),
-        ("depth", "a list within itself", pickled(EMPTY_LIST + MEMOIZE + b"h\0" + APPEND)),
-        ("claimed length", "BINUNICODE8 of 2**63", pickled(b"\x8d" + struct.pack("<Q", 2**63))),
-        ("claimed length", "BINBYTES8 of 2**40", pickled(b"\x8e" + struct.pack("<Q", 2**40))),
-        ("claimed length", "BYTEARRAY8 of 2**62", pickled(b"\x96" + struct.pack("<Q", 2**62))),
-        ("claimed length", "LONG4 of 2**31-1", pickled(b"\x8b" + struct.pack("<i", 2**31 - 1))),
-        ("claimed length", "LONG_BINPUT of 2**32-1", pickled(b"Nr\xff\xff\xff\xff")),
-        ("claimed length", "range of 2**62", pickled(call("builtins:list", call("builtins:range", 2**62)))),
-        ("claimed length", "bytearray of 2**40", pickled(call("builtins:bytearray", 2**40))),
-        ("claimed length", "bytes of 2**40", pickled(call("builtins:bytes", 2**40))),
-        ("many", "two hundred thousand empty dicts", pickled(EMPTY_LIST + MARK + EMPTY_DICT * 200_000 + APPENDS)),
-        ("many", "two hundred thousand numbers", pickled(EMPTY_LIST + MARK + b"K\1" * 200_000 + APPENDS)),
-        ("many", "two hundred thousand names",
-         pickled(EMPTY_LIST + MARK + b"".join(named("m", f"n{n}") for n in range(200_000)) + APPENDS)),
-        ("many", "one DUP after another", pickled(b"N" + DUP * 1_000_000)),
-    ]  # fmt: skip
-
-
 _NEVER_REACHED = ("BUILD calls __setstate__", "instead of a type", "in a persistent id")
 """Reading ends before the call."""
 
@@ -266,13 +212,6 @@ def add_to(corpus: Corpus) -> None:
 
         after = "a pickle that contradicts itself"
         corpus.add(Attack(name, group, after, confuse, verdicts, errors))  # type: ignore[arg-type]
-    for number_of, (group, name) in enumerate((group, name) for group, name, _ in bombs()):
-
-        def explode(place: Place, number_of: int = number_of) -> object:
-            return place.write("model.pt", bombs()[number_of][2])
-
-        verdicts = (DAMAGED, DANGEROUS, NEEDS_CODE, "safe")
-        corpus.add(Attack(name, group, "denial of service", explode, verdicts, (), ""))  # type: ignore[arg-type]
     for ending in ENDINGS:
 
         def misname(place: Place, ending: str = ending) -> object:
@@ -288,6 +227,3 @@ def add_to(corpus: Corpus) -> None:
 
             name = f"binary pickle called {ending}"
             corpus.add(Attack(name, "ending", after, misname_again, runs="pickle"))  # type: ignore[arg-type]
-
-
-__all__ = ["CALLS", "CONFUSIONS", "Octets", "add_to", "bombs"]

@@ -30,7 +30,7 @@ MAX_MARKS = 2**16
 MAX_NAMES = 2**14
 """Each is looked up and judged, and a file of honest people has a few hundred at most."""
 
-_WORK_PER_BYTE = 8
+_WORK_PER_BYTE = 4
 _SPARE_WORK = 2**18
 _MAX_FORWARDS = 8
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
