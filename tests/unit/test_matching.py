@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.weights.matching import Match, cause, match, mismatch_error
+from perdure.errors import MismatchError
+from perdure.weights.causes import cause
+from perdure.weights.matching import Match, match
+from perdure.weights.plans import Asked, Plan, Target
+from perdure.weights.recipes import Taken
+from perdure.weights.refusing import mismatch_error
+from perdure.weights.renaming import Offer
 
 Kinds = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -69,13 +75,22 @@ CAUSES: dict[str, tuple[Kinds, Kinds, str]] = {
 }  # fmt: skip
 
 
+def refusal(found: Match, file: Kinds, model: Kinds) -> MismatchError:
+    """The error for a match in which nothing was found by itself."""
+    offers = {name: Offer(Taken(name), kind) for name, kind in file.items()}
+    planned = Plan(found, offers, {}, (), {}, {name: name for name in file})
+    return mismatch_error(
+        found, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x.safetensors"
+    )
+
+
 @pytest.mark.parametrize("name", CAUSES)
 def test_causes(name: str) -> None:
     file, model, expected = CAUSES[name]
     found = match(file, model)
     assert not found.complete
     assert expected in cause(found, file, model)
-    message = str(mismatch_error(found, file, model, "x.safetensors"))
+    message = str(refusal(found, file, model))
     assert message.startswith("loading x.safetensors: ") and f"likeliest cause: {cause(found, file, model)}" in message
     assert f"({len(found.missing)})" in message or not found.missing
 

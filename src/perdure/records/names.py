@@ -37,6 +37,23 @@ def _patterns(name: str) -> Iterator[tuple[tuple[str, str], str]]:
             yield (name[: match.start()], name[match.end() :]), match[0]
 
 
+def changed_part(name: str, new: str) -> tuple[str, str]:
+    """Return what two names differ in, with a star for what they have in common: `module.*` and `*`."""
+    old_parts, new_parts = name.split("."), new.split(".")
+    start = end = 0
+    shorter = min(len(old_parts), len(new_parts))
+    while start < shorter and old_parts[start] == new_parts[start]:
+        start += 1
+    while end < shorter - start and old_parts[-1 - end] == new_parts[-1 - end]:
+        end += 1
+
+    def starred(parts: list[str]) -> str:
+        inner = parts[start : len(parts) - end]
+        return ".".join([*(["*"] if start else []), *inner, *(["*"] if end else [])])
+
+    return starred(old_parts), starred(new_parts)
+
+
 def ranges(texts: list[str]) -> str:
     """Write 0, 1, 2, 5 as `{0..2,5}`, 00, 01, 02 as `{00..02}`, and a single number as it is."""
     width = len(texts[0]) if texts and any(text.startswith("0") and len(text) > 1 for text in texts) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,11 +14,12 @@ from perdure.disk.stored import Stored
 from perdure.errors import CorruptError
 from perdure.records import values
 from perdure.weights.aliases import relate
-from perdure.weights.capture import EXTRA_STATE
-from perdure.weights.matching import Kinds
+from perdure.weights.matching import Kind, Kinds
 from perdure.weights.nested import TensorRestorer, names_in
 from perdure.weights.opening import Weights, prefix_start
 from perdure.weights.placing import on_its_own
+from perdure.weights.plans import Plan
+from perdure.weights.recipes import Recipe, Taken, make, sources_of
 from perdure.weights.restoring import Restorer
 
 
@@ -29,13 +30,16 @@ class Arrived(NamedTuple):
     sharing: set[str]
 
 
+_EXTRA_KIND: Kind = ("extra state", ())
+
+
 class Incoming:
     """The tensors of a file on their way into a model.
 
     Attributes:
         where: names the file in messages.
         manifest: what perdure wrote about it; None for a file of another writer.
-        kinds: type and shape of each tensor, by its name under the prefix.
+        kinds: type and shape of each tensor, by its name under the prefix; extra states have no shape.
         extras: the extra states that are no tensors, encoded, by their key.
     """
 
@@ -48,14 +52,19 @@ class Incoming:
         inner = {name for value in self.extras.values() for name in names_in(value)}
         self._origin = {name: stored for name, stored in weights.stored_names.items() if stored not in inner}
         self.kinds: Kinds = {name: self._restorer.kind_of(stored_name) for name, stored_name in self._origin.items()}
+        self.kinds |= dict.fromkeys(self.extras, _EXTRA_KIND)
 
     def _find_extras(self) -> dict[str, Any]:
         found = self.manifest.extra_state if self.manifest else {}
         start = self._start
         return {key[len(start) :]: value for key, value in found.items() if key.startswith(start)}
 
-    def versions(self) -> dict[str, dict[str, Any]]:
-        """Return the file's `state_dict._metadata`."""
+    def versions(self, modules: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Return the file's `state_dict._metadata`.
+
+        Args:
+            modules: those of the file whose names are others in the model, with those.
+        """
         found: dict[str, dict[str, Any]] = {}
         for group in self.manifest.versions if self.manifest else ():
             entry = values.decode(group.metadata, self.where)
@@ -63,12 +72,17 @@ class Incoming:
                 raise CorruptError(f"reading {self.where}: {str(entry)[:80]!r} is no version of a module.")
             for module in group.modules:
                 if f"{module}.".startswith(self._start):
-                    found[f"{module}."[len(self._start) :].rstrip(".")] = entry
+                    name = f"{module}."[len(self._start) :].rstrip(".")
+                    found[modules.get(name, name)] = entry
         return found
 
-    def read(self, names: Iterable[str]) -> Arrived:
-        """Read tensors into memory of their own, verified; what was tied in the file shares memory."""
-        origins = {name: self._origin[name] for name in names}
+    def read(self, wanted: Mapping[str, str]) -> Arrived:
+        """Read tensors into memory of their own, verified; what was tied in the file shares memory.
+
+        Args:
+            wanted: names of the file, by the names under which their tensors are returned.
+        """
+        origins = {name: self._origin[own_name] for name, own_name in wanted.items()}
         found = self._restorer.read(dict.fromkeys(origins.values()), self._verify)
         tensors = {name: found[origin] for name, origin in origins.items()}
         sharing = self._restorer.sharing(origins)
@@ -81,24 +95,46 @@ class Incoming:
             sharing -= alone
         return Arrived(tensors, sharing)
 
-    def extra_keys(self) -> set[str]:
-        """Return the keys of all extra states, also of those that are tensors themselves."""
-        return set(self.extras) | {name for name in self.kinds if name.rpartition(".")[2] == EXTRA_STATE}
-
-    def state_dict(self) -> OrderedDict[str, Any]:
+    def state_dict(self, planned: Plan) -> OrderedDict[str, Any]:
         """Read everything, as the state dict that `torch.load` would give: tensors, extra states, versions."""
-        state: OrderedDict[str, Any] = OrderedDict(self.read(self.kinds).tensors)
-        for key, encoded in self.extras.items():
+        extras = {name for name, offer in planned.offers.items() if self._is_extra(offer.recipe)}
+        arrived = self.arrive({name: offer.recipe for name, offer in planned.offers.items() if name not in extras})
+        state: OrderedDict[str, Any] = OrderedDict(arrived.tensors)
+        for name in extras:
+            encoded = self.extras[sources_of(planned.offers[name].recipe)[0]]
             tensors = self._restorer.read(names_in(encoded), self._verify)
-            state[key] = values.decode(encoded, self.where, TensorRestorer(tensors.__getitem__, self.where).hook)
-        vars(state)["_metadata"] = OrderedDict(self.versions())
+            state[name] = values.decode(encoded, self.where, TensorRestorer(tensors.__getitem__, self.where).hook)
+        vars(state)["_metadata"] = OrderedDict(self.versions(planned.modules))
         return state
 
-    def volatile(self) -> dict[str, torch.Tensor]:
-        """Return the buffers that are not persistent, by name; empty where the file does not keep them."""
+    def _is_extra(self, recipe: Recipe) -> bool:
+        return isinstance(recipe, Taken) and recipe.name in self.extras
+
+    def arrive(self, recipes: Mapping[str, Recipe]) -> Arrived:
+        """Read what recipes take, and follow them; what is taken as it is shares memory as in the file."""
+        plain = {name: recipe.name for name, recipe in recipes.items() if isinstance(recipe, Taken)}
+        found = self.read(plain)
+        together: dict[tuple[str, ...], list[str]] = {}
+        for name, recipe in recipes.items():
+            if name not in plain:
+                together.setdefault(sources_of(recipe), []).append(name)
+        for sources, names in together.items():
+            read = self.read({source: source for source in sources}).tensors
+            for name in names:
+                found.tensors[name] = on_its_own(make(recipes[name], read.__getitem__))
+        return found
+
+    def volatile(self, modules: Mapping[str, str]) -> dict[str, torch.Tensor]:
+        """Return the buffers that are not persistent, by name; empty where the file does not keep them.
+
+        Args:
+            modules: those of the file whose names are others in the model, with those.
+        """
         content = unpack(self._stored.metadata, "buffers", self.where) if self.manifest else None
         if content is None:
             return {}
         inner = Restorer(Stored(BytesSource(content, f"{self.where} (its buffers that are not persistent)")))
         found = inner.read(inner.names(), "checksum")
-        return {name[len(self._start) :]: tensor for name, tensor in found.items() if name.startswith(self._start)}
+        own = {name[len(self._start) :]: tensor for name, tensor in found.items() if name.startswith(self._start)}
+        parts = {name: name.rpartition(".") for name in own}
+        return {modules.get(module, module) + dot + last: own[name] for name, (module, dot, last) in parts.items()}

@@ -1,0 +1,136 @@
+"""Which names of a file most likely mean which names of a model, where layers were renamed; nothing where it is unclear."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+from perdure.weights.matching import Kinds
+
+_MAX_DEPTH = 16
+_MAX_NAMES = 20_000
+
+Paths = tuple[str, str]
+"""What names begin with in the file, and in the model."""
+
+
+def correspondences(unexpected: Kinds, missing: Kinds, file: Iterable[str], model: Iterable[str]) -> dict[str, str]:
+    """Pair names that end alike, have one shape, and are alone in that; whole modules or nothing.
+
+    Args:
+        unexpected: names of the file that the model lacks.
+        missing: names of the model that the file lacks.
+        file: all names of the file.
+        model: all names of the model.
+    """
+    if not unexpected or not missing or len(unexpected) + len(missing) > _MAX_NAMES:
+        return {}
+    pairs = _alone_together(unexpected, missing)
+    groups: dict[Paths, dict[str, str]] = defaultdict(dict)
+    for name, place in pairs.items():
+        groups[_paths(name, place)][name] = place
+    whole = [group for paths, group in groups.items() if _is_whole(paths, group, file, model)]
+    return {name: place for group in whole for name, place in group.items()}
+
+
+def _alone_together(unexpected: Kinds, missing: Kinds) -> dict[str, str]:
+    """Pair those that agree in shape and in as many last parts as can be, while no third does."""
+    left, free = dict(unexpected), dict(missing)
+    found: dict[str, str] = {}
+    for n_parts in range(_MAX_DEPTH, 0, -1):
+        for more in (_numbers_and_first, _numbers, _nothing):
+            rows, columns = _grouped(left, n_parts, more), _grouped(free, n_parts, more)
+            for key, names in rows.items():
+                places = columns.get(key, [])
+                if len(names) == len(places) == 1:
+                    found[names[0]] = places[0]
+                    del left[names[0]], free[places[0]]
+    for key, names in _grouped_by_parent(left).items():
+        places = _grouped_by_parent(free).get(key, [])
+        if len(names) == len(places) == 1:
+            found[names[0]] = places[0]
+    return found
+
+
+def _grouped(kinds: Kinds, n_parts: int, more: Callable[[list[str]], Hashable]) -> dict[Hashable, list[str]]:
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for name, (_, shape) in kinds.items():
+        parts = name.split(".")
+        if len(parts) >= n_parts:
+            groups[tuple(parts[-n_parts:]), shape, more(parts)].append(name)
+    return groups
+
+
+def _numbers(parts: list[str]) -> Hashable:
+    return tuple(part for part in parts if part.isdecimal())
+
+
+def _numbers_and_first(parts: list[str]) -> Hashable:
+    return (_numbers(parts), parts[0])
+
+
+def _nothing(parts: list[str]) -> Hashable:
+    return None
+
+
+def _grouped_by_parent(kinds: Kinds) -> dict[Hashable, list[str]]:
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for name, (_, shape) in kinds.items():
+        groups[name.rpartition(".")[0], shape].append(name)
+    return groups
+
+
+def _paths(name: str, place: str) -> Paths:
+    """Return what stands before the parts in which two names end alike."""
+    old, new = name.split("."), place.split(".")
+    while len(old) > 1 and len(new) > 1 and old[-1] == new[-1]:
+        old, new = old[:-1], new[:-1]
+    return ".".join(old), ".".join(new)
+
+
+def _is_whole(paths: Paths, group: dict[str, str], file: Iterable[str], model: Iterable[str]) -> bool:
+    """Tell whether a group is all that is under its paths, on both sides."""
+    old, new = paths
+    under_old = sum(name == old or name.startswith(f"{old}.") for name in file)
+    under_new = sum(name == new or name.startswith(f"{new}.") for name in model)
+    return under_old == under_new == len(group)
+
+
+def rules_for(pairs: dict[str, str], file: Sequence[str]) -> dict[str, str]:
+    """Write pairs as few rules of `rename`, with numbers of layers in groups, that match nothing else in the file."""
+    rules: dict[str, str] = {}
+    by_paths: dict[Paths, set[str]] = defaultdict(set)
+    for name, place in pairs.items():
+        by_paths[_paths(name, place)].add(name)
+    general: dict[Paths, dict[Paths, set[str]]] = defaultdict(dict)
+    for paths, names in by_paths.items():
+        general[_generalised(paths, names)][paths] = names
+    for (pattern, template), members in general.items():
+        meant = set().union(*members.values())
+        if {name for name in file if re.search(pattern, name)} == meant:
+            rules[pattern] = template
+        else:
+            rules |= {_specific(paths, names): _ending(paths[1], paths[0], names) for paths, names in members.items()}
+    return rules
+
+
+def _specific(paths: Paths, names: set[str]) -> str:
+    return f"^{re.escape(paths[0])}$" if paths[0] in names else f"^{re.escape(paths[0])}\\."
+
+
+def _ending(new: str, old: str, names: set[str]) -> str:
+    plain = new.replace("\\", "\\\\")
+    return plain if old in names else f"{plain}."
+
+
+def _generalised(paths: Paths, names: set[str]) -> Paths:
+    """Put the numbers that both paths have, in the same order, into groups."""
+    old, new = (path.split(".") for path in paths)
+    numbers = [part for part in old if part.isdecimal()]
+    if not numbers or numbers != [part for part in new if part.isdecimal()]:
+        return _specific(paths, names), _ending(paths[1], paths[0], names)
+    pattern = r"\.".join(r"(\d+)" if part.isdecimal() else re.escape(part) for part in old)
+    counted = iter(range(1, len(numbers) + 1))
+    template = ".".join(f"\\{next(counted)}" if part.isdecimal() else part.replace("\\", "\\\\") for part in new)
+    return (f"^{pattern}$", template) if paths[0] in names else (f"^{pattern}\\.", f"{template}.")
