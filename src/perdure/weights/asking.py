@@ -56,6 +56,7 @@ def ask_model(
 def _match_said(said: Said, kinds: dict[str, Any], planned: Plan, slots: ModelSlots) -> Match:
     """Put what a model said into the form of a match."""
     planned_match = planned.match
+    forgiven = {*planned_match.kept, *slots.implied({said.renamed.get(name, name) for name in kinds} - said.unfilled)}
     unused = {name for name in planned.offers if planned.own_name(name) in planned_match.unused}
     lost = {*said.missing, *said.unexpected, *said.mismatched}
     places = {name: said.renamed.get(name, name) for name in kinds if name not in lost}
@@ -70,7 +71,7 @@ def _match_said(said: Said, kinds: dict[str, Any], planned: Plan, slots: ModelSl
     return dataclasses.replace(
         planned_match,
         fitting=tuple(placed.values()),
-        missing=tuple(name for name in dict.fromkeys(said.missing) if name not in planned_match.kept),
+        missing=tuple(name for name in dict.fromkeys(said.missing) if name not in forgiven),
         unexpected=tuple(planned.own_name(name) for name in dict.fromkeys(said.unexpected) if name not in unused),
         mismatched={
             name: shown(kinds[name], kind_of(slots.by_name[name]))

@@ -122,15 +122,15 @@ def _starts(name: str) -> list[str]:
 def _adaptations(found: Match, planned: Plan, target: Target, missing: set[str]) -> dict[str, Any] | None:
     """Return what `adapt` would fit what does not, or None where the model is of other sizes throughout."""
     rows = {
-        (planned.offers[name].kind[1][:1], target.kinds[name][1][:1])
-        for name in found.mismatched
-        if _TOKENS.search(name) and not _POSITIONS.search(name)
+        (offer.kind[1][:1], target.kinds[name][1][:1])
+        for name, offer in planned.offers.items()
+        if name in target.kinds and _TOKENS.search(name) and not _POSITIONS.search(name)
     }
     ways: dict[str, list[str]] = {}
     specs: dict[str, Any] = {}
     n_cut = 0
     for name in found.mismatched:
-        spec = _fitting(name, planned.offers[name].kind, target.kinds[name], rows) if name in planned.offers else "skip"
+        spec = _fitting(name, planned.offers[name].kind, target.kinds, rows) if name in planned.offers else "skip"
         n_cut += spec in ("truncate", "pad", "skip") and not name.endswith(_DERIVED)
         specs[repr(spec)] = spec
         ways.setdefault(repr(spec), []).append(name)
@@ -142,14 +142,16 @@ def _adaptations(found: Match, planned: Plan, target: Target, missing: set[str])
     return {pattern: specs[way] for way, names in ways.items() for pattern in _patterns(names, set(target.kinds))}
 
 
-def _fitting(name: str, file: Kind, model: Kind, rows: set[Any]) -> Any:
+def _fitting(name: str, file: Kind, model: Kinds, rows: set[Any]) -> Any:
     """Return the adaptation that fits a place, the most telling first."""
-    old, new = file[1], model[1]
+    old, new = file[1], model[name][1]
     if old == new or name.endswith(_DERIVED):
         return "skip"
     candidates: list[tuple[Adaptation, dict[str, Any]]] = []
     if _POSITIONS.search(name):
-        axes = 2 if _IMAGES.search(name) else 1
+        beside = name.rpartition(".")[0].rpartition(".")[0]
+        of_images = any(map(_IMAGES.search, (name, *(other for other in model if other.startswith(f"{beside}.")))))
+        axes = 2 if of_images else 1
         candidates += [(resize, {}), (resize, {"axes": axes})]
     tokens = _TOKENS.search(name) or (old[:1], new[:1]) in rows
     candidates += [(reshape, {}), (vocabulary if tokens else head, {}), (channels, {}), (truncate, {}), (pad, {})]
