@@ -7,7 +7,7 @@ import pytest
 from perdure.errors import MismatchError
 from perdure.weights.causes import cause
 from perdure.weights.matching import Match, match
-from perdure.weights.plans import Asked, Plan, Target
+from perdure.weights.plans import Asked, Plan, Target, plan
 from perdure.weights.recipes import Taken
 from perdure.weights.refusing import mismatch_error
 from perdure.weights.renaming import Offer
@@ -109,3 +109,29 @@ def test_many_names_take_no_time() -> None:
     found = match(file, model)
     assert "renamed" in cause(found, file, model) or "architecture" in cause(found, file, model)
     assert time.perf_counter() - start < 2
+
+
+def test_the_plan_of_many_names_takes_no_time() -> None:
+    """Also where all must be looked at: a rename, a wrapper, names that have nothing in common, and a remedy for each."""
+    import time
+
+    pairs: list[tuple[Kinds, Kinds]] = [
+        (layers(2_000, "a.b."), layers(2_000, "c.d.")),
+        (layers(2_000, "module."), layers(2_000)),
+        (
+            {f"x{n}.{n}.w": ("float32", (n,)) for n in range(6_000)},
+            {f"y{n}.{n}.w": ("float32", (n,)) for n in range(6_000)},
+        ),
+        (
+            {f"x{n}.{n}.w": ("float32", (1,)) for n in range(6_000)},
+            {f"y{n}.{n}.w": ("float32", (1,)) for n in range(6_000)},
+        ),
+        (layers(2_000, width=4), layers(2_000, width=6)),
+        ({".".join(["a"] * 2_000) + str(n): ("float32", (1,)) for n in range(300)}, layers(300)),
+    ]
+    for file, model in pairs:
+        start = time.perf_counter()
+        planned = plan(file, Target(model), Asked(), "x")
+        if not planned.match.complete:
+            mismatch_error(planned.match, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x")
+        assert time.perf_counter() - start < 5

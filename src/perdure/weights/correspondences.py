@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from perdure.weights.matching import Kinds
 
 _MAX_DEPTH = 16
 _MAX_NAMES = 20_000
+_MAX_GROUPS = 500
 
 Paths = tuple[str, str]
 """What names begin with in the file, and in the model."""
@@ -30,7 +31,10 @@ def correspondences(unexpected: Kinds, missing: Kinds, file: Iterable[str], mode
     groups: dict[Paths, dict[str, str]] = defaultdict(dict)
     for name, place in pairs.items():
         groups[_paths(name, place)][name] = place
-    whole = [group for paths, group in groups.items() if _is_whole(paths, group, file, model)]
+    n_old, n_new = _n_below(file), _n_below(model)
+    whole = [group for (old, new), group in groups.items() if n_old[old] == n_new[new] == len(group)]
+    if len(whole) > _MAX_GROUPS:
+        return {}
     return {name: place for group in whole for name, place in group.items()}
 
 
@@ -89,12 +93,13 @@ def _paths(name: str, place: str) -> Paths:
     return ".".join(old), ".".join(new)
 
 
-def _is_whole(paths: Paths, group: dict[str, str], file: Iterable[str], model: Iterable[str]) -> bool:
-    """Tell whether a group is all that is under its paths, on both sides."""
-    old, new = paths
-    under_old = sum(name == old or name.startswith(f"{old}.") for name in file)
-    under_new = sum(name == new or name.startswith(f"{new}.") for name in model)
-    return under_old == under_new == len(group)
+def _n_below(names: Iterable[str]) -> Counter[str]:
+    """Count the names that are, or begin with, each path."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        counts.update(".".join(parts[:n_parts]) for n_parts in range(1, min(len(parts), _MAX_DEPTH) + 1))
+    return counts
 
 
 def rules_for(pairs: dict[str, str], file: Sequence[str]) -> dict[str, str]:

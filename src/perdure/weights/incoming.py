@@ -18,7 +18,7 @@ from perdure.weights.matching import Kind, Kinds
 from perdure.weights.nested import TensorRestorer, names_in
 from perdure.weights.opening import Weights, prefix_start
 from perdure.weights.placing import on_its_own
-from perdure.weights.plans import Plan
+from perdure.weights.plans import Plan, moved, moved_tensor
 from perdure.weights.recipes import Recipe, Taken, make, sources_of
 from perdure.weights.restoring import Restorer
 
@@ -73,7 +73,7 @@ class Incoming:
             for module in group.modules:
                 if f"{module}.".startswith(self._start):
                     name = f"{module}."[len(self._start) :].rstrip(".")
-                    found[modules.get(name, name)] = entry
+                    found[moved(name, modules)] = entry
         return found
 
     def read(self, wanted: Mapping[str, str]) -> Arrived:
@@ -135,6 +135,8 @@ class Incoming:
             return {}
         inner = Restorer(Stored(BytesSource(content, f"{self.where} (its buffers that are not persistent)")))
         found = inner.read(inner.names(), "checksum")
-        own = {name[len(self._start) :]: tensor for name, tensor in found.items() if name.startswith(self._start)}
-        parts = {name: name.rpartition(".") for name in own}
-        return {modules.get(module, module) + dot + last: own[name] for name, (module, dot, last) in parts.items()}
+        return {
+            moved_tensor(name[len(self._start) :], modules): tensor
+            for name, tensor in found.items()
+            if name.startswith(self._start)
+        }

@@ -21,7 +21,7 @@ from perdure.weights.load_reports import report_of
 from perdure.weights.matching import Match
 from perdure.weights.opening import Origin, prefix_start
 from perdure.weights.own_loading import loads_its_own_way
-from perdure.weights.plans import Asked, plan
+from perdure.weights.plans import Asked, moved, plan
 from perdure.weights.refusing import mismatch_error
 from perdure.weights.renaming import Rename
 from perdure.weights.slots import Modules, find_slots, modules_of
@@ -219,5 +219,5 @@ def _set_mode(
         training = stored.manifest.training
         start, own_names = prefix_start(prefix), {new: name for name, new in renamed.items()}
         for name, module in model.named_modules():  # those that hold others come first
-            own_name = (start + own_names.get(name, name)).rstrip(".")
+            own_name = (start + moved(name, own_names)).rstrip(".")
             module.train(training if isinstance(training, bool) else own_name in (training or ()))

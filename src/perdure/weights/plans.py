@@ -109,7 +109,7 @@ def plan(file: Kinds, target: Target, asked: Asked, where: str) -> Plan:
     work.unused |= {own_name(work.offers, name): _WRAPPER for name in extras}
     work.unused |= {own_name(work.offers, name): "not persistent in the model" for name in volatile}
     work.kept = {**dict.fromkeys(found.own_extras, _WRAPPER), **work.kept}
-    modules = _modules(work.offers)
+    modules = renamed_modules(work.offers)
     return Plan(_matched(work, target, modules), work.offers, work.wishes, volatile, modules, ruled)
 
 
@@ -217,7 +217,7 @@ def _told(name: str, work: _Choices, target: Target) -> str:
     return ", ".join(text for text in texts if text)
 
 
-def _modules(offers: Offers) -> dict[str, str]:
+def renamed_modules(offers: Offers) -> dict[str, str]:
     """Return the modules of the file that have another name in the model, told from the names of their tensors."""
     found: dict[str, str] = {}
     for name, offer in offers.items():
@@ -228,3 +228,24 @@ def _modules(offers: Offers) -> dict[str, str]:
             old, new = old[:-1], new[:-1]
             found.setdefault(".".join(old), ".".join(new))
     return found
+
+
+def moved(module: str, modules: Mapping[str, str]) -> str:
+    """Return the other name of a module: its own, or that of the nearest around it which has one.
+
+    Args:
+        module: its name.
+        modules: the other names that are known.
+    """
+    parts = module.split(".") if module else []
+    for n_parts in range(len(parts), -1, -1):
+        start = ".".join(parts[:n_parts])
+        if start in modules:
+            return ".".join([*filter(None, [modules[start]]), *parts[n_parts:]])
+    return module
+
+
+def moved_tensor(name: str, modules: Mapping[str, str]) -> str:
+    """Return the other name of something that belongs to a module, such as a buffer."""
+    module, _, last = name.rpartition(".")
+    return ".".join(filter(None, [moved(module, modules), last]))

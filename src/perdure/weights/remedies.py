@@ -170,6 +170,9 @@ def _patterns(names: list[str], all_names: set[str]) -> list[str]:
         groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", pattern), []).append(pattern)
     meant, patterns = set(names), list[str]()
     for folded, members in groups.items():
+        if len(members) == 1:
+            patterns += members
+            continue
         test = re.compile(fnmatch.translate(folded)).match
         patterns += [folded] if all(name in meant for name in all_names if test(name)) else members
     return patterns

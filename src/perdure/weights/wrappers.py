@@ -22,6 +22,18 @@ WRAPPER_PARTS = frozenset(
 )
 """Parts of names that a wrapper puts in, wherever it wraps."""
 
+WRAPPER_NAMES = WRAPPER_PARTS | {
+    "model",
+    "_model",
+    "net",
+    "network",
+    "ema",
+    "ema_model",
+    "averaged_model",
+    "base_model",
+}
+"""What a model is usually called in what holds it: one of these may stand for another."""
+
 WRAPPER_EXTRAS = frozenset(("n_averaged", "initted", "step", "num_updates", "decay"))
 """Scalars that a wrapper keeps beside the model, an averaged copy's for the most part."""
 
@@ -47,7 +59,8 @@ def translate(file: Kinds, places: Kinds, others: Kinds, *, statistics: bool = T
     """Find how the names of a file and of a model that wrap one thing differently belong together.
 
     A way is taken only where it finds a place for more than half of the file's names, where more of them fit by shape than
-    do as they are, and where no other way is as good. PyTorch's own renames are found along with it.
+    do as they are, and where no other way is as good. One beginning is taken for another only where both are usual names
+    of a wrapped model. PyTorch's own renames are found along with it.
 
     Args:
         file: the tensors of the file.
@@ -55,7 +68,7 @@ def translate(file: Kinds, places: Kinds, others: Kinds, *, statistics: bool = T
         others: what else of the model has a name: its buffers that are not persistent.
         statistics: take `gamma` and `beta` for `weight` and `bias` too, where the model has no such names.
     """
-    if all(name in file for name in places):
+    if all(name in file for name in places) or all(name in places for name in file):
         return Translation()
     model = {**others, **places}
     as_it_is = _Way(False, "", "").follow(file, model, statistics)
@@ -130,7 +143,13 @@ def _ways(file: Kinds, model: Kinds) -> Iterator[_Way]:
         strips = ["", *_beginnings(file_keys, len(file_keys) / 2)]
         adds = ["", *_beginnings(model_keys, len(file_keys) / 2)]
         pairs = sorted(itertools.product(strips, adds), key=lambda pair: sum(map(bool, pair)))
-        yield from (_Way(bare, strip, add) for strip, add in pairs if bare or strip or add)
+        yield from (_Way(bare, *pair) for pair in pairs if _is_sensible(bare, *pair))
+
+
+def _is_sensible(bare: bool, strips: str, adds: str) -> bool:
+    """Tell whether a way changes anything, and takes no part of a model for another one."""
+    wrappers = all(part in WRAPPER_NAMES for part in (strips + adds).split(".")[:-1])
+    return wrappers if strips and adds else bool(bare or strips or adds)
 
 
 def _beginnings(names: Iterable[str], more_than: float) -> list[str]:
