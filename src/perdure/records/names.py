@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9]\d{0,8})(?=\.)")
-_MAX_LENGTH = 500
+SENSIBLE_LENGTH = 500
+"""Characters of a name beyond which nobody looks for sense in it: a file may hold any."""
 _MAX_NUMBERS = 32
 
 
@@ -32,7 +33,7 @@ def fold(names: Iterable[str]) -> list[str]:
 
 def _patterns(name: str) -> Iterator[tuple[tuple[str, str], str]]:
     """Give what stands before and behind each number of a name, and that number; nothing for a name beyond all sense."""
-    if len(name) <= _MAX_LENGTH:
+    if len(name) <= SENSIBLE_LENGTH:
         for match in itertools.islice(_NUMBER.finditer(name), _MAX_NUMBERS):
             yield (name[: match.start()], name[match.end() :]), match[0]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
+from perdure.records.names import SENSIBLE_LENGTH
 from perdure.weights.matching import Kinds
 
 _MAX_DEPTH = 16
@@ -38,50 +40,63 @@ def correspondences(unexpected: Kinds, missing: Kinds, file: Iterable[str], mode
     return {name: place for group in whole for name, place in group.items()}
 
 
+class _Name(NamedTuple):
+    """A name with what is compared of it."""
+
+    whole: str
+    parts: tuple[str, ...]
+    numbers: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+def _read(kinds: Kinds) -> list[_Name]:
+    split = [(name, tuple(name.split(".")), kind[1]) for name, kind in kinds.items() if len(name) <= SENSIBLE_LENGTH]
+    return [_Name(name, parts, tuple(filter(str.isdecimal, parts)), shape) for name, parts, shape in split]
+
+
+_MORE: tuple[Callable[[_Name], Hashable], ...] = (
+    lambda name: (name.numbers, name.parts[0]),
+    lambda name: name.numbers,
+    lambda name: None,
+)
+"""What two names shall have in common beside their ends, the most first."""
+
+
 def _alone_together(unexpected: Kinds, missing: Kinds) -> dict[str, str]:
     """Pair those that agree in shape and in as many last parts as can be, while no third does."""
-    left, free = dict(unexpected), dict(missing)
+    left, free = _read(unexpected), _read(missing)
     found: dict[str, str] = {}
+
+    def pair(rows: dict[Hashable, list[str]], columns: dict[Hashable, list[str]]) -> None:
+        for key, names in rows.items():
+            places = columns.get(key, [])
+            if len(names) == len(places) == 1:
+                found[names[0]] = places[0]
+
     for n_parts in range(_MAX_DEPTH, 0, -1):
-        for more in (_numbers_and_first, _numbers, _nothing):
-            rows, columns = _grouped(left, n_parts, more), _grouped(free, n_parts, more)
-            for key, names in rows.items():
-                places = columns.get(key, [])
-                if len(names) == len(places) == 1:
-                    found[names[0]] = places[0]
-                    del left[names[0]], free[places[0]]
-    for key, names in _grouped_by_parent(left).items():
-        places = _grouped_by_parent(free).get(key, [])
-        if len(names) == len(places) == 1:
-            found[names[0]] = places[0]
+        for more in _MORE:
+            pair(_grouped(left, n_parts, more), _grouped(free, n_parts, more))
+            taken = set(found.values())
+            left, free = (
+                [one for one in left if one.whole not in found],
+                [one for one in free if one.whole not in taken],
+            )
+    pair(_grouped_by_parent(left), _grouped_by_parent(free))
     return found
 
 
-def _grouped(kinds: Kinds, n_parts: int, more: Callable[[list[str]], Hashable]) -> dict[Hashable, list[str]]:
+def _grouped(names: list[_Name], n_parts: int, more: Callable[[_Name], Hashable]) -> dict[Hashable, list[str]]:
     groups: dict[Hashable, list[str]] = defaultdict(list)
-    for name, (_, shape) in kinds.items():
-        parts = name.split(".")
-        if len(parts) >= n_parts:
-            groups[tuple(parts[-n_parts:]), shape, more(parts)].append(name)
+    for name in names:
+        if len(name.parts) >= n_parts:
+            groups[name.parts[-n_parts:], name.shape, more(name)].append(name.whole)
     return groups
 
 
-def _numbers(parts: list[str]) -> Hashable:
-    return tuple(part for part in parts if part.isdecimal())
-
-
-def _numbers_and_first(parts: list[str]) -> Hashable:
-    return (_numbers(parts), parts[0])
-
-
-def _nothing(parts: list[str]) -> Hashable:
-    return None
-
-
-def _grouped_by_parent(kinds: Kinds) -> dict[Hashable, list[str]]:
+def _grouped_by_parent(names: list[_Name]) -> dict[Hashable, list[str]]:
     groups: dict[Hashable, list[str]] = defaultdict(list)
-    for name, (_, shape) in kinds.items():
-        groups[name.rpartition(".")[0], shape].append(name)
+    for name in names:
+        groups[name.parts[:-1], name.shape].append(name.whole)
     return groups
 
 

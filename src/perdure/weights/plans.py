@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perdure.errors import MismatchError
+from perdure.records.names import SENSIBLE_LENGTH
 from perdure.weights.adapting.adaptation import Adaptation
 from perdure.weights.adapting.adaptations import Wish, Wishes
 from perdure.weights.dtypes import can_cast
@@ -221,7 +222,7 @@ def renamed_modules(offers: Offers) -> dict[str, str]:
     """Return the modules of the file that have another name in the model, told from the names of their tensors."""
     found: dict[str, str] = {}
     for name, offer in offers.items():
-        if not isinstance(offer.recipe, Taken) or offer.recipe.name == name:
+        if not isinstance(offer.recipe, Taken) or offer.recipe.name == name or len(name) > SENSIBLE_LENGTH:
             continue
         old, new = offer.recipe.name.split("."), name.split(".")
         while old and new and old[-1] == new[-1]:

@@ -24,6 +24,8 @@ from perdure.weights.plans import Asked, Plan, Target, plan
 _DERIVED = ("position_ids", "relative_position_index", "relative_coords_table", "attn_mask", "num_batches_tracked")
 """Buffers that a model computes from its sizes: the file's would be those of other sizes."""
 
+_MAX_DEPTH = 16
+
 _POSITIONS = re.compile(r"pos(?![a-z])|pos_|posit|rel_pos|relative_position", re.IGNORECASE)
 _IMAGES = re.compile(r"vis|image|patch|vit|pixel", re.IGNORECASE)
 _TOKENS = re.compile(r"embed|wte|token|vocab|lm_head|logits_bias|shared", re.IGNORECASE)
@@ -116,7 +118,7 @@ def _beginnings(
 
 def _starts(name: str) -> list[str]:
     parts = name.split(".")
-    return [".".join(parts[:n_parts]) for n_parts in range(1, len(parts))]
+    return [".".join(parts[:n_parts]) for n_parts in range(1, min(len(parts), _MAX_DEPTH))]
 
 
 def _adaptations(found: Match, planned: Plan, target: Target, missing: set[str]) -> dict[str, Any] | None:

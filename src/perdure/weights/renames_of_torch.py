@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
 
+from perdure.records.names import SENSIBLE_LENGTH
+
 Variants = Callable[[str, Container[str]], Iterator[str]]
 """For a name of the file and the names of the model: the other names of the model that it may mean."""
 
@@ -73,7 +75,7 @@ def variants(names: Iterable[str], statistics: bool) -> Variants:
     renames = (*_RENAMES, _statistics) if statistics else _RENAMES
 
     def others(name: str, model: Container[str]) -> Iterator[str]:
-        for rename in renames:
+        for rename in renames if len(name) <= SENSIBLE_LENGTH else ():
             together = rename(name, file)
             if together and all(new in model for new in together.values()):
                 yield together[name]

@@ -47,7 +47,7 @@ def turned_round(rename: Mapping[Any, Any]) -> dict[Any, Any]:
             up once.
     """
     rules_of(rename)
-    return dict(_turned(key, value) for key, value in reversed(rename.items()))
+    return dict(_turned(key, value) for key, value in list(rename.items())[::-1])
 
 
 def _turned(key: Any, value: Any) -> tuple[Any, Any]:

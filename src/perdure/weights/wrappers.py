@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from perdure.records.names import SENSIBLE_LENGTH
 from perdure.weights.matching import Kinds
 from perdure.weights.renames_of_torch import Variants, variants
 
@@ -71,13 +72,16 @@ def translate(file: Kinds, places: Kinds, others: Kinds, *, statistics: bool = T
     if all(name in file for name in places) or all(name in places for name in file):
         return Translation()
     model = {**others, **places}
+    if any(len(name) > SENSIBLE_LENGTH for name in file):
+        return Translation()
     as_it_is = _Way(False, "", "").follow(file, model, statistics)
     best, best_score, unclear = as_it_is, _score(as_it_is, file, model), False
+    at_least = best_score[0]
     n_file = sum(not _is_extra(name, shape, f"{name}.") for name, (_, shape) in file.items())
     for way in _ways(file, model):
         found = way.follow(file, model, statistics)
         score = _score(found, file, model)
-        if 2 * score[1] <= n_file or score[0] <= _score(as_it_is, file, model)[0] or score < best_score:
+        if 2 * score[1] <= n_file or score[0] <= at_least or score < best_score:
             continue
         if score > best_score:
             best, best_score, unclear = found, score, False
