@@ -117,8 +117,9 @@ def test_what_stands_beside_a_wrapped_model_is_not_dropped() -> None:
     with pytest.raises(MismatchError) as caught:
         perdure.load_weights(net(), plain(state))
     assert caught.value.unexpected == ("loss.weight",) and caught.value.missing == ()
-    assert caught.value.remedy == {"rename": {r"^loss\.": None}}
-    report = perdure.load_weights(net(), plain(state), **caught.value.remedy)
+    assert caught.value.remedy == {"prefix": "model"}
+    perdure.load_weights(net(), plain(state), **caught.value.remedy)
+    report = perdure.load_weights(net(), plain(state), rename={r"^loss\.": None})
     assert report.unused == {"loss.weight": "left out by rename"}
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.remedy, again.unexpected, str(again)) == (caught.value.remedy, ("loss.weight",), str(caught.value))

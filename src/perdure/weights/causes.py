@@ -22,7 +22,7 @@ def cause(found: Match, file: Kinds, model: Kinds) -> str:
 
 def _wrapped(found: Match, file: Kinds, model: Kinds) -> str:
     """A prefix on either side that, once removed, makes (nearly) everything fit."""
-    if not found.missing:
+    if not found.missing and not found.unexpected:
         return ""
     prefixes = fitting_prefixes(file, model)
     if prefixes:

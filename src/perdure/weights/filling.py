@@ -10,6 +10,7 @@ from torch import nn
 
 from perdure.errors import InputError
 from perdure.weights.adapting.adaptation import Adaptation
+from perdure.weights.dtypes import is_plain
 from perdure.weights.incoming import Arrived, Incoming
 from perdure.weights.matching import Match
 from perdure.weights.placing import Placer, check_placed, move_rest, refuse_differing_ties, refuse_left_on_meta
@@ -89,7 +90,7 @@ def _compare_volatile(slots: ModelSlots, incoming: Incoming, planned: Plan) -> d
     alike = {
         name: planned.offers[name].recipe
         for name, buffer in real.items()
-        if planned.offers[name].kind[1] == tuple(buffer.shape) and " " not in planned.offers[name].kind[0]
+        if planned.offers[name].kind[1] == tuple(buffer.shape) and is_plain(planned.offers[name].kind[0])
     }
     tensors = incoming.arrive(alike).tensors if alike else {}
     same = {name for name, tensor in tensors.items() if _are_equal(tensor, real[name])}

@@ -11,7 +11,7 @@ from perdure.errors import MismatchError
 from perdure.records.names import SENSIBLE_LENGTH
 from perdure.weights.adapting.adaptation import Adaptation
 from perdure.weights.adapting.adaptations import Wish, Wishes
-from perdure.weights.dtypes import can_cast
+from perdure.weights.dtypes import can_cast, is_plain
 from perdure.weights.matching import Kind, Kinds, Match, match
 from perdure.weights.recipes import Reshaped, Taken, sources_of, told
 from perdure.weights.renaming import Offer, Offers, Rename, renamed
@@ -59,8 +59,8 @@ class Plan:
             not among them.
         wishes: adaptations of places, by their names.
         volatile: buffers of the model that are not persistent but in the file.
-        ruled: for each name of `offers`, and those left out of them, what the caller's rules made of the file's name.
         modules: modules of the file whose names are others in the model, with those.
+        ruled: for each name of `offers`, and those left out of them, what the caller's rules made of the file's name.
     """
 
     match: Match
@@ -95,7 +95,7 @@ def plan(file: Kinds, target: Target, asked: Asked, where: str) -> Plan:
         MismatchError: an adaptation that was asked for cannot be done.
     """
     wishes = Wishes(asked.adapt, asked.old_labels)
-    wishes.check(target.kinds)
+    wishes.check([*target.volatile, *target.kinds])
     by_rule = renamed(file, asked.rename, target.kinds)
     kinds = {name: offer.kind for name, offer in by_rule.offers.items()}
     found = translate(kinds, target.kinds, target.volatile, statistics=not target.loads_itself)
@@ -120,8 +120,11 @@ _WRAPPER = "of the wrapper alone"
 def _reshaped(offer: Offer, shape: tuple[int, ...]) -> Offer:
     """Give what a rule renamed the place's shape, where they differ in axes of one element alone."""
     dtype, old = offer.kind
-    plain = " " not in dtype and not dtype.startswith("q")
-    if old == shape or not plain or [size for size in old if size != 1] != [size for size in shape if size != 1]:
+    if (
+        old == shape
+        or not is_plain(dtype)
+        or [size for size in old if size != 1] != [size for size in shape if size != 1]
+    ):
         return offer
     return Offer(Reshaped(offer.recipe, shape), (dtype, shape))
 
@@ -163,15 +166,13 @@ class _Choices:
         if isinstance(wish.how, Adaptation):
             if file[1] == model[1] and not wish.how.applies(**wish.options):
                 return ""
-            if " " in file[0] or file[0].startswith("q"):
+            if not is_plain(file[0]):
                 return f"a {file[0]} cannot be adapted"
             reason = wish.how.refuse(file[1], model[1], **wish.options)
             if reason:
                 return f"{wish.how.name!r} does not fit: {reason}"
-            new = wish.options.get("new") == "own" and wish.how.n_kept(file[1], model[1], **wish.options) < math.prod(
-                model[1]
-            )
-            if new and name in on_meta:
+            n_new = math.prod(model[1]) - wish.how.n_kept(file[1], model[1], **wish.options)
+            if n_new and wish.options.get("new") == "own" and name in on_meta:
                 return "the model is on meta, and has no values for what the file lacks: set new to 'mean' or 'zeros'"
         elif name in on_meta:
             return "the model is on meta, and has no values for the function"

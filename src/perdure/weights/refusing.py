@@ -47,8 +47,7 @@ def mismatch_error(
     lines += _section("modules that load themselves refused it", list(said), len(said))
     arguments: dict[str, Any] = {}
     if not found.complete:
-        offered = {name: offer.kind for name, offer in planned.offers.items()}
-        lines.append(f"  likeliest cause: {cause(found, offered, target.kinds)}")
+        lines.append(f"  likeliest cause: {cause(found, file, target.kinds)}")
         arguments = remedy(found, file, target, planned=planned, asked=asked, prefix=prefix)
     if arguments:
         lines.append(f"  with this it loads: {_written(arguments)}")

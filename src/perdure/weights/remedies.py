@@ -71,7 +71,7 @@ def remedy(
 
 def _under_prefix(found: Match, file: Kinds, target: Target, asked: Asked) -> tuple[str, Kinds, Plan] | None:
     """Return the prefix under which the file has the model, what is under it, and the plan for that."""
-    for prefix in fitting_prefixes(file, target.kinds) if found.missing else ():
+    for prefix in fitting_prefixes(file, target.kinds) if found.missing or found.unexpected else ():
         inner = {name[len(prefix) + 1 :]: kind for name, kind in file.items() if name.startswith(f"{prefix}.")}
         try:
             return prefix, inner, plan(inner, target, asked, "")

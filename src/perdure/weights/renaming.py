@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from perdure.errors import InputError
+from perdure.weights.dtypes import is_plain
 from perdure.weights.matching import Kind, Kinds
 from perdure.weights.recipes import Joined, Part, Recipe, Taken, Transposed
 
@@ -285,7 +286,7 @@ def _turned(offer: Offer, name: str) -> Offer:
 
 
 def _refuse_composed(offer: Offer, name: str) -> None:
-    if " " in offer.kind[0] or offer.kind[0].startswith("q"):
+    if not is_plain(offer.kind[0]):
         raise InputError(
             f"loading: {name} is a {offer.kind[0]}, which rename can neither cut, nor join, nor transpose."
         )
