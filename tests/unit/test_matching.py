@@ -135,3 +135,13 @@ def test_the_plan_of_many_names_takes_no_time() -> None:
         if not planned.match.complete:
             mismatch_error(planned.match, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x")
         assert time.perf_counter() - start < 5
+
+
+def test_a_remedy_that_would_not_do_is_not_proposed() -> None:
+    """The names correspond, but no cast makes the numbers of one those of the other."""
+    file, model = layers(4), layers(4)
+    file["stem.index"], model["first.index"] = ("complex64", (7,)), ("int64", (7,))
+    planned = plan(file, Target(model), Asked(), "x")
+    error = mismatch_error(planned.match, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x")
+    assert (error.missing, error.unexpected) == (("first.index",), ("stem.index",))
+    assert error.remedy == {} and "with this it loads" not in str(error)
