@@ -29,6 +29,8 @@ returns its verdict instead).
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class PerdureError(Exception):
     """Anything that perdure raises on purpose."""
@@ -72,7 +74,27 @@ class MissingTensorError(InputError, KeyError):
 
 
 class MismatchError(InputError):
-    """The file and the model do not fit each other; the message lists every difference."""
+    """The file and the model do not fit each other; the message lists every difference.
+
+    Attributes:
+        missing: names that the model has and the file lacks.
+        unexpected: names that the file has and the model lacks.
+        mismatched: names whose shapes or types differ, with the file's and the model's.
+        remedy: arguments of `load_weights` with which the file loads; empty where none were found.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing: tuple[str, ...] = (),
+        unexpected: tuple[str, ...] = (),
+        mismatched: dict[str, tuple[str, str]] | None = None,
+        remedy: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.missing, self.unexpected = missing, unexpected
+        self.mismatched, self.remedy = mismatched or {}, remedy or {}
 
 
 class FileError(PerdureError):

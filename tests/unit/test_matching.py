@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.weights.matching import Match, cause, match, mismatch_error
+from perdure.errors import MismatchError
+from perdure.weights.causes import cause
+from perdure.weights.matching import Match, match
+from perdure.weights.plans import Asked, Plan, Target, plan
+from perdure.weights.recipes import Taken
+from perdure.weights.refusing import mismatch_error
+from perdure.weights.renaming import Offer
 
 Kinds = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -69,13 +75,22 @@ CAUSES: dict[str, tuple[Kinds, Kinds, str]] = {
 }  # fmt: skip
 
 
+def refusal(found: Match, file: Kinds, model: Kinds) -> MismatchError:
+    """The error for a match in which nothing was found by itself."""
+    offers = {name: Offer(Taken(name), kind) for name, kind in file.items()}
+    planned = Plan(found, offers, {}, (), {}, {name: name for name in file})
+    return mismatch_error(
+        found, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x.safetensors"
+    )
+
+
 @pytest.mark.parametrize("name", CAUSES)
 def test_causes(name: str) -> None:
     file, model, expected = CAUSES[name]
     found = match(file, model)
     assert not found.complete
     assert expected in cause(found, file, model)
-    message = str(mismatch_error(found, file, model, "x.safetensors"))
+    message = str(refusal(found, file, model))
     assert message.startswith("loading x.safetensors: ") and f"likeliest cause: {cause(found, file, model)}" in message
     assert f"({len(found.missing)})" in message or not found.missing
 
@@ -94,3 +109,39 @@ def test_many_names_take_no_time() -> None:
     found = match(file, model)
     assert "renamed" in cause(found, file, model) or "architecture" in cause(found, file, model)
     assert time.perf_counter() - start < 2
+
+
+def test_the_plan_of_many_names_takes_no_time() -> None:
+    """Also where all must be looked at: a rename, a wrapper, names that have nothing in common, and a remedy for each."""
+    import time
+
+    pairs: list[tuple[Kinds, Kinds]] = [
+        (layers(2_000, "a.b."), layers(2_000, "c.d.")),
+        (layers(2_000, "module."), layers(2_000)),
+        (
+            {f"x{n}.{n}.w": ("float32", (n,)) for n in range(6_000)},
+            {f"y{n}.{n}.w": ("float32", (n,)) for n in range(6_000)},
+        ),
+        (
+            {f"x{n}.{n}.w": ("float32", (1,)) for n in range(6_000)},
+            {f"y{n}.{n}.w": ("float32", (1,)) for n in range(6_000)},
+        ),
+        (layers(2_000, width=4), layers(2_000, width=6)),
+        ({".".join(["a"] * 2_000) + str(n): ("float32", (1,)) for n in range(300)}, layers(300)),
+    ]
+    for file, model in pairs:
+        start = time.perf_counter()
+        planned = plan(file, Target(model), Asked(), "x")
+        if not planned.match.complete:
+            mismatch_error(planned.match, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x")
+        assert time.perf_counter() - start < 5
+
+
+def test_a_remedy_that_would_not_do_is_not_proposed() -> None:
+    """The names correspond, but no cast makes the numbers of one those of the other."""
+    file, model = layers(4), layers(4)
+    file["stem.index"], model["first.index"] = ("complex64", (7,)), ("int64", (7,))
+    planned = plan(file, Target(model), Asked(), "x")
+    error = mismatch_error(planned.match, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x")
+    assert (error.missing, error.unexpected) == (("first.index",), ("stem.index",))
+    assert error.remedy == {} and "with this it loads" not in str(error)

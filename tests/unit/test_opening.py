@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,10 @@ def test_an_index_that_names_what_a_shard_has_not(folder: Path) -> None:
     index.write_text(json.dumps(content))
     with pytest.raises(CorruptError, match=r"layer0\.weight"):
         perdure.open(folder)["layer0.weight"]
+
+
+@pytest.mark.parametrize("header_bytes", [0x80, 0x180, 0x280, 0x580, 0x4B50])
+def test_a_length_that_begins_like_another_kind_of_file(header_bytes):
+    entry = b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
+    content = struct.pack("<Q", header_bytes) + entry + b" " * (header_bytes - len(entry) - 1) + b"}" + b"\x07"
+    assert perdure.open(content)["w"].tolist() == [7]

@@ -36,7 +36,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("value", PLAIN, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", PLAIN, ids=[f"{number} {type(value).__name__}" for number, value in enumerate(PLAIN)])
 def test_plain_values_are_what_pickle_gives(value, protocol):
     written = pickle.dumps(value, protocol)
     for pickled in (written, written + b"more", pickle._dumps(value, protocol)):  # pyright: ignore

@@ -70,6 +70,35 @@ def test_text_of_a_load_report() -> None:
     assert str(LoadReport(verified="full")).endswith("BLAKE3 verified")
 
 
+def test_a_load_report_stays_short() -> None:
+    """What changed alike stands in one line; the data are complete."""
+    names = [f"layers.{number}.{key}" for number in range(40) for key in ("w", "b")]
+    report = LoadReport(
+        renamed={f"module.{name}": name for name in names}
+        | {"old.x": "new.x", "q": "qkv", "layers.0.gamma": "layers.0.weight"},
+        adapted={f"layers.{number}.table": "resize, (9, 2) to (25, 2)" for number in range(40)},
+        kept={f"layers.{number}.index": "skipped by adapt" for number in range(40)},
+        unused={f"layers.{number}.inv_freq": "not persistent in the model" for number in range(3)}
+        | {"n_averaged": "of the wrapper alone"},
+        casts=dict.fromkeys(names, ("bfloat16", "float32")),
+        missing=tuple(f"name{number}" for number in range(30)),
+    )
+    lines = str(report).splitlines()
+    assert lines[11] == "  missing from the file: … and 20 more lines"
+    assert lines[12:] == [
+        "  renamed: module.* is *, 80 names",
+        "  renamed: old.x is new.x",
+        "  renamed: q is qkv",
+        "  renamed: layers.0.gamma is layers.0.weight",
+        "  adapted: layers.{0..39}.table: resize, (9, 2) to (25, 2)",
+        "  kept: layers.{0..39}.index: skipped by adapt",
+        "  not used: layers.{0..2}.inv_freq: not persistent in the model",
+        "  not used: n_averaged: of the wrapper alone",
+        "  cast: 80 tensors: bfloat16 to float32",
+    ]
+    assert len(report.renamed) == 83 and len(report.casts) == 80
+
+
 def test_text_of_a_check_report() -> None:
     finding = Finding("DigestError", "tensor 'a' is damaged.", "w.safetensors", "a")
     report = CheckReport("w.safetensors", False, "damaged", (finding,), 3, 2048)

@@ -177,6 +177,9 @@ _Read = Callable[[ByteSource, list[Use]], Content]
 def _reader_of(source: ByteSource) -> _Read | None:
     """Tell from a file's first bytes which reader takes it."""
     first = source.read(0, min(_FIRST_BYTES, source.n_bytes))
+    header_bytes = int.from_bytes(first[:8], "little")
+    if first[8:9] == b"{" and header_bytes < source.n_bytes:
+        return None  # safetensors, though its length may begin like something else
     if first.startswith(ZIP_BEGINNINGS):
         return _read_zip
     if first.startswith(b"GGUF"):
@@ -189,7 +192,6 @@ def _reader_of(source: ByteSource) -> _Read | None:
         return read_torch_legacy
     if is_pickle(first):
         return read_pickle
-    header_bytes = int.from_bytes(first[:8], "little")
     return _read_old_pickle if may_be_old_pickle(first) and header_bytes > source.n_bytes else None
 
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9]\d{0,8})(?=\.)")
-_MAX_LENGTH = 500
+SENSIBLE_LENGTH = 500
+"""Characters of a name beyond which nobody looks for sense in it: a file may hold any."""
 _MAX_NUMBERS = 32
 
 
@@ -32,9 +33,26 @@ def fold(names: Iterable[str]) -> list[str]:
 
 def _patterns(name: str) -> Iterator[tuple[tuple[str, str], str]]:
     """Give what stands before and behind each number of a name, and that number; nothing for a name beyond all sense."""
-    if len(name) <= _MAX_LENGTH:
+    if len(name) <= SENSIBLE_LENGTH:
         for match in itertools.islice(_NUMBER.finditer(name), _MAX_NUMBERS):
             yield (name[: match.start()], name[match.end() :]), match[0]
+
+
+def changed_part(name: str, new: str) -> tuple[str, str]:
+    """Return what two names differ in, with a star for what they have in common: `module.*` and `*`."""
+    old_parts, new_parts = name.split("."), new.split(".")
+    start = end = 0
+    shorter = min(len(old_parts), len(new_parts))
+    while start < shorter and old_parts[start] == new_parts[start]:
+        start += 1
+    while end < shorter - start and old_parts[-1 - end] == new_parts[-1 - end]:
+        end += 1
+
+    def starred(parts: list[str]) -> str:
+        inner = parts[start : len(parts) - end]
+        return ".".join([*(["*"] if start else []), *inner, *(["*"] if end else [])])
+
+    return starred(old_parts), starred(new_parts)
 
 
 def ranges(texts: list[str]) -> str:

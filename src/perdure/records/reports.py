@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from perdure.records.environment import Environment
 from perdure.records.manifest import Manifest
-from perdure.records.names import fold, human_bytes
+from perdure.records.names import changed_part, fold, human_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,10 @@ class LoadReport:
         missing: names that the model has and the file lacks.
         unexpected: names that the file has and the model lacks.
         mismatched: names whose shapes (or types) differ, with the file's and the model's.
-        renamed: names of the file that went to another name of the model.
-        adapted: names whose values were adapted to another shape.
+        renamed: names of the file that went to another name of the model (several, with commas, where it was cut).
+        adapted: names whose values are not the file's as they are, with what was done to these.
+        kept: names of the model that keep what they had although nothing is wrong, with the reason.
+        unused: names of the file that went nowhere although nothing is wrong, with the reason.
         tied: names that share the memory of another, with that other.
         casts: names whose type was changed to the model's, with the file's and the model's type.
         fraction_loaded: how many of the model's parameters (counted by element) came from the file, 0 to 1.
@@ -82,6 +85,8 @@ class LoadReport:
     mismatched: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
     adapted: dict[str, str] = dataclasses.field(default_factory=dict)
+    kept: dict[str, str] = dataclasses.field(default_factory=dict)
+    unused: dict[str, str] = dataclasses.field(default_factory=dict)
     tied: dict[str, str] = dataclasses.field(default_factory=dict)
     casts: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     fraction_loaded: float = 1.0
@@ -90,23 +95,55 @@ class LoadReport:
     differences: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        shapes = [f"{name}: {a} in the file, {b} in the model" for name, (a, b) in self.mismatched.items()]
         lines = [f"loaded {self.fraction_loaded:.1%} of the parameters, {_VERIFIED[self.verified]}"]
         lines += _listed("missing from the file", self.missing)
         lines += _listed("in the file only", self.unexpected)
-        lines += [
-            f"  shape differs: {name}: {a} in the file, {b} in the model" for name, (a, b) in self.mismatched.items()
-        ]
+        lines += _listed("shape differs", shapes)
+        lines += _listed("renamed", _renames(self.renamed))
+        lines += _listed("adapted", [f"{name}: {how}" for name, how in self.adapted.items()])
+        lines += _listed("kept", [f"{name}: {reason}" for name, reason in self.kept.items()])
+        lines += _listed("not used", [f"{name}: {reason}" for name, reason in self.unused.items()])
         lines += _listed("tied", [f"{name} = {other}" for name, other in self.tied.items()])
-        lines += _listed("cast", [f"{name}: {a} to {b}" for name, (a, b) in self.casts.items()])
+        lines += _casts(self.casts)
         lines += [f"  the file has no {thing}" for thing in self.unknown]
         return "\n".join([*lines, *(f"  saved with {difference}" for difference in self.differences)])
 
 
 _VERIFIED = {"": "not verified", "checksum": "checksums verified", "full": "BLAKE3 verified"}
+_SHOWN = 10
+_FEW = 3
 
 
-def _listed(title: str, names: Any) -> list[str]:
-    return [f"  {title}: {name}" for name in fold(names)]
+def _listed(title: str, names: Iterable[str]) -> list[str]:
+    """Write one line for each name, those of repeated layers in one; of many the first."""
+    lines = fold(names)
+    more = [f"  {title}: … and {len(lines) - _SHOWN} more lines"] if len(lines) > _SHOWN else []
+    return [f"  {title}: {name}" for name in lines[:_SHOWN]] + more
+
+
+def _renames(renamed: dict[str, str]) -> list[str]:
+    """Write names that changed alike in one line: `module.* is *, 161 names`."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, new in renamed.items():
+        groups.setdefault(changed_part(name, new), []).append(f"{name} is {new}")
+    lines: list[str] = []
+    for (old, changed), members in groups.items():
+        lines += members if len(members) < _FEW else [f"{old} is {changed}, {len(members)} names"]
+    return lines
+
+
+def _casts(casts: dict[str, tuple[str, str]]) -> list[str]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, types in casts.items():
+        groups.setdefault(types, []).append(name)
+    lines: list[str] = []
+    for (old, new), names in groups.items():
+        if len(names) < _FEW:
+            lines += _listed("cast", [f"{name}: {old} to {new}" for name in names])
+        else:
+            lines.append(f"  cast: {len(names)} tensors: {old} to {new}")
+    return lines
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,9 +46,14 @@ def with_layout(dtype: str, layout: str) -> str:
     return f"{dtype} {layout}" if layout.startswith("sparse") else dtype
 
 
+def is_plain(kind: str) -> bool:
+    """Tell whether a type, as `with_layout` names it, is that of a dense tensor which is not quantized."""
+    return " " not in kind and not kind.startswith("q")
+
+
 def can_cast(one: str, other: str) -> bool:
     """Tell whether a tensor of the first kind may become one of the second: both dense, neither quantized."""
-    if " " in one + other or one.startswith("q") or other.startswith("q"):
+    if not (is_plain(one) and is_plain(other)):
         return False
     return _can_convert(by_name(one, "the file"), by_name(other, "the model"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,14 +12,17 @@ from perdure.disk.blobs import unpack
 from perdure.disk.sources import BytesSource
 from perdure.disk.stored import Stored, StoredTensors
 from perdure.errors import CorruptError
+from perdure.foreign.placed import ForeignStored
 from perdure.records import values
 from perdure.weights.aliases import relate
-from perdure.weights.capture import EXTRA_STATE
-from perdure.weights.matching import Kinds
+from perdure.weights.matching import Kind, Kinds
 from perdure.weights.nested import TensorRestorer, names_in
 from perdure.weights.opening import Weights
 from perdure.weights.placing import on_its_own
+from perdure.weights.plans import Plan, moved, moved_tensor
+from perdure.weights.recipes import Recipe, Taken, make, sources_of
 from perdure.weights.restoring import Restorer
+from perdure.weights.thawing import thaw
 
 
 def stated_versions(stored: StoredTensors) -> dict[str, int]:
@@ -38,14 +41,17 @@ class Arrived(NamedTuple):
     sharing: set[str]
 
 
+_EXTRA_KIND: Kind = ("extra state", ())
+
+
 class Incoming:
     """The tensors of a file on their way into a model.
 
     Attributes:
         where: names the file in messages.
         manifest: what perdure wrote about it; None for a file of another writer.
-        kinds: type and shape of each tensor, by its name under the prefix.
-        extras: the extra states that are no tensors, encoded, by their key.
+        kinds: type and shape of each tensor, by its name under the prefix; extra states have no shape.
+        extras: the extra states that are no tensors, by their key, as the file has them.
     """
 
     def __init__(self, stored: StoredTensors, prefix: str | None, verify: str | bool) -> None:
@@ -54,9 +60,10 @@ class Incoming:
         self._start = weights.prefix
         self._restorer = weights.restorer
         self.extras = self._find_extras()
-        inner = {name for value in self.extras.values() for name in names_in(value)}
+        inner = {name for value in self.extras.values() for name in names_in(value)} if self.manifest else set()
         self._origin = {name: stored for name, stored in weights.stored_names.items() if stored not in inner}
         self.kinds: Kinds = {name: self._restorer.kind_of(stored_name) for name, stored_name in self._origin.items()}
+        self.kinds |= dict.fromkeys(self.extras, _EXTRA_KIND)
 
     def verified(self) -> str:
         """Tell what the bytes of all tensors are compared with as they are read: `"checksum"`, `"full"`, or nothing."""
@@ -66,14 +73,18 @@ class Incoming:
         return "checksum" if all(file.checksums.keys() >= file.header.entries.keys() for file in files) else ""
 
     def _find_extras(self) -> dict[str, Any]:
-        found = self.manifest.extra_state if self.manifest else {}
+        found = self.manifest.extra_state if self.manifest else self._stored.extra_states
         start = self._start
         return {key[len(start) :]: value for key, value in found.items() if key.startswith(start)}
 
-    def versions(self) -> dict[str, dict[str, Any]]:
-        """Return the file's `state_dict._metadata`."""
+    def versions(self, modules: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Return the file's `state_dict._metadata`.
+
+        Args:
+            modules: those of the file whose names are others in the model, with those.
+        """
         found = {
-            f"{module}."[len(self._start) :].rstrip("."): {"version": version}
+            moved(f"{module}."[len(self._start) :].rstrip("."), modules): {"version": version}
             for module, version in stated_versions(self._stored).items()
             if f"{module}.".startswith(self._start)
         }
@@ -83,12 +94,17 @@ class Incoming:
                 raise CorruptError(f"reading {self.where}: {str(entry)[:80]!r} is no version of a module.")
             for module in group.modules:
                 if f"{module}.".startswith(self._start):
-                    found[f"{module}."[len(self._start) :].rstrip(".")] = entry
+                    name = f"{module}."[len(self._start) :].rstrip(".")
+                    found[moved(name, modules)] = entry
         return found
 
-    def read(self, names: Iterable[str]) -> Arrived:
-        """Read tensors into memory of their own, verified; what was tied in the file shares memory."""
-        origins = {name: self._origin[name] for name in names}
+    def read(self, wanted: Mapping[str, str]) -> Arrived:
+        """Read tensors into memory of their own, verified; what was tied in the file shares memory.
+
+        Args:
+            wanted: names of the file, by the names under which their tensors are returned.
+        """
+        origins = {name: self._origin[own_name] for name, own_name in wanted.items()}
         found = self._restorer.read(dict.fromkeys(origins.values()), self._verify)
         tensors = {name: found[origin] for name, origin in origins.items()}
         sharing = self._restorer.sharing(origins)
@@ -101,24 +117,57 @@ class Incoming:
             sharing -= alone
         return Arrived(tensors, sharing)
 
-    def extra_keys(self) -> set[str]:
-        """Return the keys of all extra states, also of those that are tensors themselves."""
-        return set(self.extras) | {name for name in self.kinds if name.rpartition(".")[2] == EXTRA_STATE}
-
-    def state_dict(self) -> OrderedDict[str, Any]:
+    def state_dict(self, planned: Plan) -> OrderedDict[str, Any]:
         """Read everything, as the state dict that `torch.load` would give: tensors, extra states, versions."""
-        state: OrderedDict[str, Any] = OrderedDict(self.read(self.kinds).tensors)
-        for key, encoded in self.extras.items():
-            tensors = self._restorer.read(names_in(encoded), self._verify)
-            state[key] = values.decode(encoded, self.where, TensorRestorer(tensors.__getitem__, self.where).hook)
-        vars(state)["_metadata"] = OrderedDict(self.versions())
+        extras = {name for name, offer in planned.offers.items() if self._is_extra(offer.recipe)}
+        arrived = self.arrive({name: offer.recipe for name, offer in planned.offers.items() if name not in extras})
+        state: OrderedDict[str, Any] = OrderedDict(arrived.tensors)
+        for name in extras:
+            state[name] = self._extra(sources_of(planned.offers[name].recipe)[0])
+        vars(state)["_metadata"] = OrderedDict(self.versions(planned.modules))
         return state
 
-    def volatile(self) -> dict[str, torch.Tensor]:
-        """Return the buffers that are not persistent, by name; empty where the file does not keep them."""
+    def _extra(self, key: str) -> Any:
+        """Return an extra state as its module gave it."""
+        found, stored = self.extras[key], self._stored
+        if isinstance(stored, ForeignStored):
+            return thaw(found, lambda record: self._read_one(stored.name_of[id(record)]), self.where)
+        tensors = self._restorer.read(names_in(found), self._verify)
+        return values.decode(found, self.where, TensorRestorer(tensors.__getitem__, self.where).hook)
+
+    def _read_one(self, name: str) -> torch.Tensor:
+        return self._restorer.read([name], self._verify)[name]
+
+    def _is_extra(self, recipe: Recipe) -> bool:
+        return isinstance(recipe, Taken) and recipe.name in self.extras
+
+    def arrive(self, recipes: Mapping[str, Recipe]) -> Arrived:
+        """Read what recipes take, and follow them; what is taken as it is shares memory as in the file."""
+        plain = {name: recipe.name for name, recipe in recipes.items() if isinstance(recipe, Taken)}
+        found = self.read(plain)
+        together: dict[tuple[str, ...], list[str]] = {}
+        for name, recipe in recipes.items():
+            if name not in plain:
+                together.setdefault(sources_of(recipe), []).append(name)
+        for sources, names in together.items():
+            read = self.read({source: source for source in sources}).tensors
+            for name in names:
+                found.tensors[name] = on_its_own(make(recipes[name], read.__getitem__))
+        return found
+
+    def volatile(self, modules: Mapping[str, str]) -> dict[str, torch.Tensor]:
+        """Return the buffers that are not persistent, by name; empty where the file does not keep them.
+
+        Args:
+            modules: those of the file whose names are others in the model, with those.
+        """
         content = unpack(self._stored.metadata, "buffers", self.where) if self.manifest else None
         if content is None:
             return {}
         inner = Restorer(Stored(BytesSource(content, f"{self.where} (its buffers that are not persistent)")))
         found = inner.read(inner.names(), "checksum")
-        return {name[len(self._start) :]: tensor for name, tensor in found.items() if name.startswith(self._start)}
+        return {
+            moved_tensor(name[len(self._start) :], modules): tensor
+            for name, tensor in found.items()
+            if name.startswith(self._start)
+        }

@@ -25,7 +25,8 @@ def report_of(slots: ModelSlots, incoming: Incoming, found: Match) -> LoadReport
         for name, tensor in shaped(slots.by_name).items()
         if name in slots.parameters and name not in slots.same
     }
-    loaded, total = sum(n_elements[name] for name in filled & n_elements.keys()), sum(n_elements.values())
+    loaded = sum(found.n_kept.get(name, n_elements[name]) for name in filled & n_elements.keys())
+    total = sum(n_elements.values())
     manifest = incoming.manifest
     unknown = () if manifest else ("digests", "environment")
     return LoadReport(
@@ -33,6 +34,9 @@ def report_of(slots: ModelSlots, incoming: Incoming, found: Match) -> LoadReport
         unexpected=found.unexpected,
         mismatched=found.mismatched,
         renamed=found.renamed,
+        adapted=found.adapted,
+        kept=found.kept,
+        unused=found.unused,
         tied=_ties(slots, incoming, found.fitting),
         casts=found.casts,
         fraction_loaded=loaded / total if total else 1.0,

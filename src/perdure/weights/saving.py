@@ -26,6 +26,7 @@ from perdure.records.reports import SaveReport
 from perdure.version import VERSION
 from perdure.weights.capture import capture, storable_volatile
 from perdure.weights.environment import gather
+from perdure.weights.renamed_capture import under_other_names
 from perdure.weights.storing import NO_ROLE, Holdings, hold
 
 SUFFIX = ".safetensors"
@@ -37,6 +38,7 @@ def save_weights(
     path: Target,
     *,
     notes: Any = None,
+    rename: Mapping[Any, Any] | None = None,
     shard_bytes: int | None = None,
 ) -> SaveReport:
     """Save the weights of a model, durably and whole or not at all.
@@ -46,6 +48,8 @@ def save_weights(
         path: a name that ends in `.safetensors`; or, without an ending, a folder, which gets Hugging Face's sharded
             layout; or a binary file opened for writing (then not atomic).
         notes: any nesting of plain values, kept in the file.
+        rename: rules as for `load_weights`, turned round: the file gets the names, and the tensors joined, cut and
+            transposed, that `load_weights` with these rules reads into this model.
         shard_bytes: largest size of a shard in bytes (default 5 GB). A model that is larger needs a folder.
 
     Returns:
@@ -53,6 +57,7 @@ def save_weights(
 
     Raises:
         UnsupportedTensorError: a tensor that cannot be stored: named, with the reason.
+        InputError: a rule of `rename` cannot be turned round.
         PathError: the path has another ending, is a folder where a file should be, or the reverse.
         DiskFullError: no room for it; the message says how many bytes are needed. The old file is whole.
         StorageError: the system refused otherwise. The old file is whole.
@@ -63,6 +68,8 @@ def save_weights(
     """
     check_target(path, shard_bytes)
     captured = capture(model_or_mapping)
+    if rename is not None:
+        captured = under_other_names(captured, rename)
     holdings = hold(captured.tensors, captured.roles)
     volatile, warnings = storable_volatile(captured)
     extra_blobs, more = pack_buffers(volatile)

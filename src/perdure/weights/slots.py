@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +54,15 @@ class ModelSlots(NamedTuple):
             return [name]
         first = self.first(name)
         return [first, *(other for other, of in self.same.items() if of == first)]
+
+    def implied(self, names: Collection[str]) -> set[str]:
+        """Return the places that share the memory of something that has one of these names."""
+        found = {twin for name in self.same for twin in self.twins(name) if _meet(names, self.twins(name))}
+        return found | {name for name, view in self.views.items() if _meet(names, self.twins(view.of))}
+
+
+def _meet(names: Collection[str], others: Collection[str]) -> bool:
+    return any(name in names for name in others)
 
 
 def find_slots(modules: Modules) -> ModelSlots:

@@ -1,0 +1,1 @@
+"""How the values of a file are fitted to a place of another shape: one file for each way."""
