@@ -4,6 +4,10 @@ PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
 KILLS ?= 200
 ROUNDS ?= 10
+MUTANTS ?= 0
+SECONDS ?= 600
+SEED ?= 0
+PROCESSES ?= 2
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -11,12 +15,13 @@ OLDEST := .venv-oldest
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 SOURCES := src tests examples $(wildcard bench)
 
-.PHONY: help venv test test-all search check format demo bench sweep kill-loop versions test-oldest clean
+.PHONY: help venv test test-all search fuzz check format demo bench sweep kill-loop versions test-oldest clean
 
 help:
 	@echo "make demo       train, save, look, load in a new process"
 	@echo "make test       the tests (test-all: the slow ones too)"
 	@echo "make search     the property tests on new random examples, ROUNDS=$(ROUNDS) times"
+	@echo "make fuzz       mutants of files of every kind for SECONDS=$(SECONDS), or MUTANTS of each kind; goes on where it stopped"
 	@echo "make check      lint, format, types, imports"
 	@echo "make format     put the format right"
 	@echo "make bench      the timings against torch, torch.export and safetensors; half an hour"
@@ -43,6 +48,10 @@ search: $(READY)
 	for round in $$(seq $(ROUNDS)); do \
 	    HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q -n auto -m hypothesis || exit 1; \
 	done
+
+fuzz: $(READY)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m fuzz.fuzzing --seconds $(SECONDS) --rounds $(MUTANTS) \
+	    --seed $(SEED) --processes $(PROCESSES) --folder build/fuzz
 
 check: $(READY)
 	$(BIN)/ruff check $(SOURCES)

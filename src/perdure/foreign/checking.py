@@ -12,7 +12,7 @@ from perdure.disk import checking
 from perdure.disk.checking import Progress, finding_of
 from perdure.disk.faults import translated
 from perdure.disk.sources import ByteSource, name_of, open_source, usable_path
-from perdure.errors import FileError, MissingFileError, ProtocolError, StorageError
+from perdure.errors import FileError, MissingFileError, ProtocolError, StorageError, UnsafeError
 from perdure.foreign.folder_models import models_in
 from perdure.foreign.inert import Content, Use
 from perdure.foreign.opening import ZIP_BEGINNINGS, folder_reader, is_foreign, read_content
@@ -86,6 +86,8 @@ def _check_foreign(name: str, read_it: _Read, verify: _Verify) -> CheckReport:
     try:
         content = read_it(uses)
         stored = ForeignStored(content, name)
+    except UnsafeError as error:
+        findings.append(Finding("dangerous", str(error), os.path.basename(name)))
     except FileError as error:
         findings.append(finding_of(error, name))
     try:

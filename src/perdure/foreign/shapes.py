@@ -6,8 +6,12 @@ import math
 from typing import Any
 
 from perdure.disk.header import MAX_DIMENSIONS
+from perdure.errors import LimitError
 
 MAX_ELEMENTS = 2**62
+MAX_EXPANDED = 2**32
+MAX_EXPANSION = 1000
+"""A view that shows more elements than both of these is refused: more of them, and more than so many times its storage's."""
 
 
 def sizes_of(value: Any, whose: str) -> tuple[int, ...]:
@@ -51,7 +55,14 @@ def check_reach(shape: tuple[int, ...], stride: tuple[int, ...], offset: int, n_
 
     Raises:
         ValueError: it does not.
+        LimitError: by steps of nought it shows the same elements so often that whoever copied it would run out of memory.
     """
+    n_shown = math.prod(shape)
+    if n_shown > MAX_EXPANDED and n_shown > MAX_EXPANSION * n_elements:
+        raise LimitError(
+            f"reading a tensor: it would show {n_elements} elements as {n_shown}, more than {MAX_EXPANSION} times as many; "
+            f"what is over {MAX_EXPANDED} may not. Save it without expanding it."
+        )
     last = offset - 1
     if 0 not in shape:
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))

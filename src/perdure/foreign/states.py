@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -234,18 +235,23 @@ def names_left(value: Any) -> Iterator[AnyTensor]:
         if isinstance(inner, AnyTensor):
             seen.add(id(inner))
             yield inner
-        elif isinstance(inner, dict | list | tuple | Made):
+        elif isinstance(inner, _NESTINGS):
             seen.add(id(inner))
             waiting.extend(_inside(inner))
 
 
+_NESTINGS = (dict, list, tuple, set, frozenset, deque, Made)
+
+
 def _inside(value: Any) -> Iterator[Any]:
-    """Give what stands in a nesting, last first."""
+    """Give what stands in a nesting, last first; keys too, which may be tensors, as in the state of an optimizer."""
     if isinstance(value, Made):
         yield from reversed([*value.args, *value.kwargs.values(), value.state, *value.appended])
         yield from (part for pair in value.items for part in pair)
     else:
-        yield from reversed(list(value.values()) if isinstance(value, dict) else value)
+        yield from reversed([*value.values()] if isinstance(value, dict) else [*value])
+        if isinstance(value, dict):
+            yield from (key for key in value if not isinstance(key, str))
 
 
 def missing_under(prefix: str, where: str) -> MissingTensorError:

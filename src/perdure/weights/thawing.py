@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,9 @@ class _Thawing:
     def _make(self, value: Any, depth: int) -> Any:
         if isinstance(value, list):
             return self._fill(value, made := [], lambda: made.extend(self._thawed(item, depth) for item in value))
+        if isinstance(value, deque):
+            made = deque(maxlen=value.maxlen)
+            return self._fill(value, made, lambda: made.extend(self._thawed(item, depth) for item in value))
         if isinstance(value, dict):
             return self._dict(value, value.items(), depth)
         if isinstance(value, tuple):

@@ -24,7 +24,13 @@ MAX_RECORDS = 2**22
 
 MAX_MEMO = 2**23
 MAX_STACK = 2**22
-_WORK_PER_BYTE = 8
+MAX_MARKS = 2**16
+"""How deep lists, dicts and tuples may begin within each other: far more than a value may be nested."""
+
+MAX_NAMES = 2**14
+"""Each is looked up and judged, and a file of honest people has a few hundred at most."""
+
+_WORK_PER_BYTE = 4
 _SPARE_WORK = 2**18
 _MAX_FORWARDS = 8
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -103,6 +109,8 @@ class Machine(Tape):
             raise self.over("values in its memo", MAX_MEMO)
         if len(self.stack) + len(self.outer) > MAX_STACK:
             raise self.over("values on its stack", MAX_STACK)
+        if len(self.outer) > MAX_MARKS:
+            raise self.over("marks", MAX_MARKS)
         super().turn()
 
     def over(self, what: str, limit: int) -> LimitError:
@@ -122,6 +130,8 @@ class Machine(Tape):
             raise self.broken("a name is not given as text.")
         named = self._names.get((module, name))
         if named is None:
+            if len(self._names) >= MAX_NAMES:
+                raise self.over("names", MAX_NAMES)
             named = self._names[module, name] = Named(module, name)
             self.note(named, "named")
         return known_names.CONSTANTS.get(known_names.canonical(named), named)

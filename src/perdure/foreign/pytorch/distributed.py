@@ -199,7 +199,7 @@ class _Files:
         try:
             return PathSource(path, one_of_many=True)
         except MissingFileError:
-            raise CorruptError(f"reading {self.where}: the file {name} is missing. Restore it from a copy.") from None
+            raise CorruptError(f"reading {self.where}: the file {name!r} is missing. Restore it from a copy.") from None
 
     def read(self, name: str, place: _Place, uses: list[Use]) -> Any:
         """Return what the archive at a place holds."""

@@ -97,7 +97,7 @@ def _open(index: Path, file: str) -> PathSource:
     try:
         return PathSource(index.parent / file, one_of_many=True)
     except MissingFileError:
-        raise CorruptError(f"reading {index.parent}: the shard {file} is missing. Restore it from a copy.") from None
+        raise CorruptError(f"reading {index.parent}: the shard {file!r} is missing. Restore it from a copy.") from None
 
 
 def _tensors(value: Any, where: str) -> dict[str, Tensor | ComposedTensor]:

@@ -13,6 +13,7 @@ from perdure.foreign.inert import Content, Storage, TypedStorage, Use
 from perdure.foreign.pickles.files import interpret_whole
 from perdure.foreign.pytorch.storages import ITEM_BYTES, number_bytes, storage_id
 from perdure.foreign.zips.archives import Archive
+from perdure.foreign.zips.directory import shown
 
 _MAX_NOTE_BYTES = 1000
 _OWN_MEMBERS = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment")
@@ -98,16 +99,15 @@ class Storages:
         if wanted.key not in self._made:
             self._made[wanted.key] = self._make(wanted.key, wanted.dtype, wanted.n_elements), wanted.dtype
         storage, dtype = self._made[wanted.key]
-        if wanted.n_elements * ITEM_BYTES[wanted.dtype] > storage.n_bytes or (self._swap and dtype != wanted.dtype):
+        if dtype != wanted.dtype or wanted.n_elements * ITEM_BYTES[dtype] > storage.n_bytes:
             raise broken(self._where, f"its pickle contradicts itself on the storage {wanted.key[:40]!r}.")
         return TypedStorage(storage, wanted.dtype)
 
     def _make(self, key: str, dtype: str, n_elements: int) -> Storage:
         member = self._members.get(self._folder + key + self._ending)
         if member is None:
-            raise broken(
-                self._where, f"its pickle names the storage {key[:40]!r}, but it has no {self._folder}{key[:40]}."
-            )
+            name = f"{self._folder}{key}{self._ending}"
+            raise broken(self._where, f"its pickle names the storage {key[:40]!r}, but it has no {shown(name)}.")
         self.members.add(member.name)
         item_bytes = ITEM_BYTES[dtype]
         if member.n_bytes // item_bytes != n_elements:

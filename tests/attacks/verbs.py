@@ -1,0 +1,44 @@
+"""What a user may do with a file that somebody sent, and what all of it answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import perdure
+from perdure.errors import PerdureError
+
+
+def read_all(path: Path) -> None:
+    """Open a file, read every tensor of it, and everything else."""
+    with perdure.open(path) as weights:
+        for name in weights:
+            weights[name]
+        _ = weights.extra
+
+
+def _check(path: Path) -> str:
+    return perdure.check(path).verdict
+
+
+VERBS: dict[str, Callable[[Path], object]] = {
+    "open": read_all,
+    "info": perdure.info,
+    "load_weights": lambda path: perdure.load_weights(torch.nn.Linear(2, 2), path, strict=False),
+    "load_checkpoint": perdure.load_checkpoint,
+    "load": perdure.load,
+    "check": _check,
+}
+
+
+def answer(verb: str, path: Path) -> tuple[object, float]:
+    """Return what a verb answered, or the error that it raised, and the seconds of the processor that it took."""
+    begun = time.process_time()
+    try:
+        given = VERBS[verb](path)
+    except PerdureError as error:
+        given = error
+    return given, time.process_time() - begun
