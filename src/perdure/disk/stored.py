@@ -253,7 +253,9 @@ class Stored(StoredTensors):
         try:
             source = PathSource(self._index_path.parent / shard, os.path.join(self.where, shard), one_of_many=True)
         except MissingFileError:
-            raise CorruptError(f"reading {self.where}: the shard {shard!r} is missing. Restore it from a copy.") from None
+            raise CorruptError(
+                f"reading {self.where}: the shard {shard!r} is missing. Restore it from a copy."
+            ) from None
         try:
             opened = open_file(source, sealed=self._sealed)
             self._check_belongs(shard, opened)
