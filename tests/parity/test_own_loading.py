@@ -312,3 +312,47 @@ def test_modes_of_modules_that_have_verbs_of_their_own() -> None:
     assert (model[0].training, model[0].merged, model[1].training) == (True, False, False)
     perdure.load_weights(model, saved(source))
     assert (model[0].training, model[0].merged) == (False, True)
+
+
+# What is planned before such a model sees its state dict
+
+
+class Versioned(nn.Linear):
+    """It asks for the version that it was saved with, and has a hook."""
+
+    _version = 3
+
+    def _load_from_state_dict(self, state: State, prefix: str, local: State, *rest: Any) -> None:
+        assert local.get("version") == 3, local
+        super()._load_from_state_dict(state, prefix, local, *rest)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_wrappers_rules_and_adaptations_come_first(device: str) -> None:
+    """The versions of modules follow their names; what a model says is told by the names of the file."""
+
+    def build(n: int) -> nn.ModuleDict:
+        return nn.ModuleDict({"body": Versioned(2, 2), "head": Versioned(2, n)})
+
+    source = build(3)
+    wrapped = nn.DataParallel(nn.ModuleDict({"old": source["body"], "head": source["head"]}))
+    with torch.device(device):
+        model = build(4)
+    content = saved(wrapped)
+    with pytest.raises(MismatchError) as caught:
+        perdure.load_weights(model, content, rename={r"\bold\.": "body."})
+    assert set(caught.value.mismatched) == {"head.weight", "head.bias"}
+    assert caught.value.remedy["adapt"] == {"head.*": "head"}
+    adapt = {"head.weight": {"how": "head", "new": "zeros"}, "head.bias": {"how": "head", "new": "mean"}}
+    report = perdure.load_weights(model, content, rename={r"\bold\.": "body."}, adapt=adapt)
+    assert torch.equal(model["body"].weight, source["body"].weight)
+    assert torch.equal(model["head"].weight[:3], source["head"].weight) and model["head"].weight[3].tolist() == [0, 0]
+    assert report.renamed["module.old.bias"] == "body.bias" and set(report.adapted) == {"head.weight", "head.bias"}
+    assert report.fraction_loaded == (6 + 9) / (6 + 12)
+    assert (report.missing, report.unexpected, report.mismatched) == ((), (), {})
+    kept = build(4)
+    before = kept["head"].weight.detach().clone()
+    report = perdure.load_weights(kept, content, rename={r"\bold\.": "body."}, adapt={"head.*": "skip"})
+    assert torch.equal(kept["head"].weight, before)
+    assert report.kept == dict.fromkeys(("head.weight", "head.bias"), "skipped by adapt")
+    assert set(report.unused) == {"module.head.weight", "module.head.bias"}

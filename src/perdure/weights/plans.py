@@ -110,7 +110,7 @@ def plan(file: Kinds, target: Target, asked: Asked, where: str) -> Plan:
     work.unused |= {own_name(work.offers, name): _WRAPPER for name in extras}
     work.unused |= {own_name(work.offers, name): "not persistent in the model" for name in volatile}
     work.kept = {**dict.fromkeys(found.own_extras, _WRAPPER), **work.kept}
-    modules = renamed_modules(work.offers)
+    modules = renamed_modules(offers)  # those of what is skipped too
     return Plan(_matched(work, target, modules), work.offers, work.wishes, volatile, modules, ruled)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from perdure.foreign.gguf import grid_blocks as gguf_grid_blocks
-from perdure.foreign.gguf import plain_blocks as gguf_plain_blocks
 from perdure.foreign.gguf.bits import Bytes, Floats
+from perdure.foreign.gguf.files import grid_blocks as gguf_grid_blocks
+from perdure.foreign.gguf.files import plain_blocks as gguf_plain_blocks
 from perdure.foreign.gguf.types import BLOCK_TYPES
 
 _ELEMENTS_AT_ONCE = 2**17
