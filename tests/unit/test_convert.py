@@ -21,7 +21,7 @@ import perdure
 from perdure.disk import writing
 from perdure.disk.writing import Item
 from perdure.errors import DigestError, InputError, PathError, StorageError, UnsupportedTensorError
-from perdure.foreign.zips.archives import writing as zip_writing
+from perdure.foreign.zips import writing as zip_writing
 
 
 class Net(nn.Module):

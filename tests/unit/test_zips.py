@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from perdure.disk.sources import BytesSource, PathSource
 from perdure.errors import DigestError
-from perdure.foreign.zips.archives import Archive, deflated, read_zip
+from perdure.foreign.zips import deflated
+from perdure.foreign.zips.archives import Archive, read_zip
 from perdure.foreign.zips.deflated import DeflatedSource, Kept
 
 OLD_FILES = Path(__file__).parents[1] / "compat/torch-1.13"

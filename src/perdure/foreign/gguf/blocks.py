@@ -6,42 +6,41 @@ from collections.abc import Callable
 
 import numpy as np
 
+from perdure.foreign.gguf import grid_blocks, plain_blocks
 from perdure.foreign.gguf.bits import Bytes, Floats
-from perdure.foreign.gguf.files import grid_blocks as gguf_grid_blocks
-from perdure.foreign.gguf.files import plain_blocks as gguf_plain_blocks
 from perdure.foreign.gguf.types import BLOCK_TYPES
 
 _ELEMENTS_AT_ONCE = 2**17
 """So few that what is computed on the way stays in the processor's cache."""
 
 READERS: dict[str, Callable[[Bytes], Floats]] = {
-    "Q1_0": gguf_plain_blocks.q1_0,
-    "Q2_0": gguf_plain_blocks.q2_0,
-    "Q4_0": gguf_plain_blocks.q4_0,
-    "Q4_1": gguf_plain_blocks.q4_1,
-    "Q5_0": gguf_plain_blocks.q5_0,
-    "Q5_1": gguf_plain_blocks.q5_1,
-    "Q8_0": gguf_plain_blocks.q8_0,
-    "Q8_1": gguf_plain_blocks.q8_1,
-    "Q2_K": gguf_plain_blocks.q2_k,
-    "Q3_K": gguf_plain_blocks.q3_k,
-    "Q4_K": gguf_plain_blocks.q4_k,
-    "Q5_K": gguf_plain_blocks.q5_k,
-    "Q6_K": gguf_plain_blocks.q6_k,
-    "Q8_K": gguf_plain_blocks.q8_k,
-    "TQ1_0": gguf_plain_blocks.tq1_0,
-    "TQ2_0": gguf_plain_blocks.tq2_0,
-    "MXFP4": gguf_plain_blocks.mxfp4,
-    "NVFP4": gguf_plain_blocks.nvfp4,
-    "IQ4_NL": gguf_plain_blocks.iq4_nl,
-    "IQ4_XS": gguf_plain_blocks.iq4_xs,
-    "IQ1_S": gguf_grid_blocks.iq1_s,
-    "IQ1_M": gguf_grid_blocks.iq1_m,
-    "IQ2_XXS": gguf_grid_blocks.iq2_xxs,
-    "IQ2_XS": gguf_grid_blocks.iq2_xs,
-    "IQ2_S": gguf_grid_blocks.iq2_s,
-    "IQ3_XXS": gguf_grid_blocks.iq3_xxs,
-    "IQ3_S": gguf_grid_blocks.iq3_s,
+    "Q1_0": plain_blocks.q1_0,
+    "Q2_0": plain_blocks.q2_0,
+    "Q4_0": plain_blocks.q4_0,
+    "Q4_1": plain_blocks.q4_1,
+    "Q5_0": plain_blocks.q5_0,
+    "Q5_1": plain_blocks.q5_1,
+    "Q8_0": plain_blocks.q8_0,
+    "Q8_1": plain_blocks.q8_1,
+    "Q2_K": plain_blocks.q2_k,
+    "Q3_K": plain_blocks.q3_k,
+    "Q4_K": plain_blocks.q4_k,
+    "Q5_K": plain_blocks.q5_k,
+    "Q6_K": plain_blocks.q6_k,
+    "Q8_K": plain_blocks.q8_k,
+    "TQ1_0": plain_blocks.tq1_0,
+    "TQ2_0": plain_blocks.tq2_0,
+    "MXFP4": plain_blocks.mxfp4,
+    "NVFP4": plain_blocks.nvfp4,
+    "IQ4_NL": plain_blocks.iq4_nl,
+    "IQ4_XS": plain_blocks.iq4_xs,
+    "IQ1_S": grid_blocks.iq1_s,
+    "IQ1_M": grid_blocks.iq1_m,
+    "IQ2_XXS": grid_blocks.iq2_xxs,
+    "IQ2_XS": grid_blocks.iq2_xs,
+    "IQ2_S": grid_blocks.iq2_s,
+    "IQ3_XXS": grid_blocks.iq3_xxs,
+    "IQ3_S": grid_blocks.iq3_s,
 }
 
 

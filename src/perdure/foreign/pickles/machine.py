@@ -10,8 +10,8 @@ from typing import Any
 from perdure.disk.sources import ByteSource
 from perdure.errors import LimitError
 from perdure.foreign.inert import ComposedTensor, Made, Named, Ordered, Storage, Tensor, Use
+from perdure.foreign.pickles import known_names
 from perdure.foreign.pickles.calls import Builder, Forward, Later, MisuseError, Unfinished
-from perdure.foreign.pickles.interpreting import known_names
 from perdure.foreign.pickles.keys import LONG_TEXT, KeyChecker, cost_of_copying
 from perdure.foreign.pickles.operations import Operation, Stopped
 from perdure.foreign.pickles.scalar_opcodes import SCALAR_OPCODES
