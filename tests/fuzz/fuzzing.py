@@ -184,28 +184,42 @@ class Progress:
 def fuzz(folder: Path, seed: int, seconds: float, n_processes: int, names: list[str], rounds: int) -> Progress:
     """Run blocks of all readers in turn until the time is over, or each has had so many mutants."""
     progress = Progress(folder, seed)
-    waiting = collections.deque(names)
-    running: list[tuple[str, int, int, subprocess.Popen[str]]] = []
     starts = {name: progress.n_done(name) for name in names}
+    names_waiting = collections.deque(names)
+    again: list[
+        tuple[str, int, int]
+    ] = []  # parts of blocks whose process ended before they did; these are always tried
+    running: list[tuple[str, int, int, subprocess.Popen[str]]] = []
     deadline = time.monotonic() + seconds
-    while waiting or running:
-        while waiting and len(running) < n_processes and time.monotonic() < deadline:
-            name = waiting.popleft()
-            start, stop = starts[name], min(rounds, starts[name] + BLOCK) if rounds else starts[name] + BLOCK
-            if start < stop:
-                starts[name] = stop
-                waiting.append(name)
-                running.append((name, start, stop, _start(folder, name, seed, start, stop)))
-        if time.monotonic() >= deadline:
-            waiting.clear()
+    while names_waiting or again or running:
+        while len(running) < n_processes and (again or names_waiting):
+            block = again.pop() if again else _next_block(names_waiting, starts, rounds)
+            if block is not None:
+                running.append((*block, _start(folder, seed, *block)))
         time.sleep(0.05)
         for entry in [entry for entry in running if entry[3].poll() is not None]:
             running.remove(entry)
-            progress.add(entry[0], _outcomes(folder, seed, *entry))
+            outcomes, more = _outcomes(folder, seed, *entry)
+            progress.add(entry[0], outcomes)
+            again += more
+        if time.monotonic() >= deadline:
+            names_waiting.clear()
     return progress
 
 
-def _start(folder: Path, name: str, seed: int, start: int, stop: int) -> subprocess.Popen[str]:
+def _next_block(waiting: collections.deque[str], starts: dict[str, int], rounds: int) -> tuple[str, int, int] | None:
+    """Take the next block of the reader whose turn it is; None where that one has had all of its mutants."""
+    name = waiting.popleft()
+    start = starts[name]
+    stop = min(rounds, start + BLOCK) if rounds else start + BLOCK
+    if start >= stop:
+        return None
+    starts[name] = stop
+    waiting.append(name)
+    return name, start, stop
+
+
+def _start(folder: Path, seed: int, name: str, start: int, stop: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "fuzz.fuzzing", "--folder", str(folder), "--seed", str(seed), "--reader", name]
     command += ["--start", str(start), "--stop", str(stop)]
     with open(folder / f"{name}.{start}.out".replace(" ", "-"), "w") as out:
@@ -214,8 +228,8 @@ def _start(folder: Path, name: str, seed: int, start: int, stop: int) -> subproc
 
 def _outcomes(
     folder: Path, seed: int, name: str, start: int, stop: int, process: subprocess.Popen[str]
-) -> dict[str, int]:
-    """Read what a process found; of one that ended otherwise, which mutant did it."""
+) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
+    """Return what a process found; of one that ended otherwise, the mutant that did it, and what is still to be tried."""
     noted = folder / f"{os.getpid()}.{process.pid}"
     last = int(noted.read_text() or start) if noted.exists() else start
     noted.unlink(missing_ok=True)
@@ -223,14 +237,14 @@ def _outcomes(
     said = out.read_text()
     out.unlink()
     if process.returncode == 0:
-        return json.loads(said.splitlines()[-1])
+        return json.loads(said.splitlines()[-1]), []
     _keep(
         folder / "failures",
         f"{name}:{seed}:{last}",
         make(name, seed, last),
         f"ended with {process.returncode}\n{said[-5000:]}",
     )
-    return {"CRASHED": 1, "skipped": stop - start - 1}
+    return {"CRASHED": 1}, [(name, first, end) for first, end in ((start, last), (last + 1, stop)) if first < end]
 
 
 def _again(which: str) -> None:
