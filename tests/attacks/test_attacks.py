@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from attacks.attack import Attack, Place
 from attacks.benign import BENIGN
 from attacks.corpus import ATTACKS
-from attacks.verbs import VERBS, answer, read_all
+from attacks.verbs import VERBS, answer, read_all, target_of
 from perdure.cli.main import commands
 from perdure.errors import MismatchError, PerdureError, ProtocolError, UnsafeError
 
@@ -50,6 +50,8 @@ def test_all_verbs_answer_an_attack_alike(attack: Attack, place: Place) -> None:
     assert isinstance(opened, UnsafeError) == (verdict == "dangerous"), answers
     if attack.errors:
         assert isinstance(opened, attack.errors), answers
+    if isinstance(answers["convert"], PerdureError):
+        assert not target_of(path).exists()
     for verb, given in answers.items():
         if isinstance(given, PerdureError):
             _see_that_it_tells(given, verb)
@@ -87,12 +89,17 @@ def test_the_commands_say_what_the_verbs_say(attack: Attack, place: Place) -> No
     opened, _ = answer("info", path)
     checked = CliRunner().invoke(commands, ["check", str(path)])
     shown = CliRunner().invoke(commands, ["info", str(path)])
+    compared = CliRunner().invoke(commands, ["diff", str(path), str(path)])
+    converted = CliRunner().invoke(commands, ["convert", str(path), str(target_of(path))])
     assert not os.path.lexists(place.marker)
     if isinstance(verdict, PerdureError):
         assert checked.exit_code == verdict.exit_code, checked.output
     else:
         assert checked.exit_code == EXIT_CODES[str(verdict)], checked.output
-    assert shown.exit_code == (opened.exit_code if isinstance(opened, PerdureError) else 0), shown.output
+    expected = opened.exit_code if isinstance(opened, PerdureError) else 0
+    assert shown.exit_code == expected, shown.output
+    if expected:
+        assert (compared.exit_code, converted.exit_code) == (expected, expected), compared.output + converted.output
 
 
 def _run(script: str, folder: Path) -> str:

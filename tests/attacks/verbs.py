@@ -20,6 +20,17 @@ def read_all(path: Path) -> None:
         _ = weights.extra
 
 
+def target_of(path: Path) -> Path:
+    """Return where a file is converted to: outside of the folder that it is in, or that it is."""
+    return path.parent.parent / "converted.safetensors"
+
+
+def _convert(path: Path) -> None:
+    target = target_of(path)
+    target.unlink(missing_ok=True)
+    perdure.convert(path, target)
+
+
 def _check(path: Path) -> str:
     return perdure.check(path).verdict
 
@@ -30,6 +41,8 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "load_weights": lambda path: perdure.load_weights(torch.nn.Linear(2, 2), path, strict=False),
     "load_checkpoint": perdure.load_checkpoint,
     "load": perdure.load,
+    "convert": _convert,
+    "diff": lambda path: perdure.diff(path, path),
     "check": _check,
 }
 

@@ -15,27 +15,32 @@ from attacks.benign import write_benign
 from attacks.corpus import ATTACKS
 from attacks.verbs import VERBS, answer
 
-_BAD = (
+_RUNNING = (
     *("import", "exec", "compile", "marshal.", "pickle.find_class", "code.__new__", "function.__new__"),
     *("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "pty.spawn"),
     *("socket.", "urllib.", "http.", "ftplib.", "smtplib.", "ssl.", "webbrowser.", "sqlite3."),
     *("ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function"),
+    *("os.putenv", "os.unsetenv", "os.kill", "signal.", "sys.settrace", "sys.setprofile"),
+)
+_CHANGING = (
     *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate"),
-    *("os.putenv", "os.unsetenv", "os.kill", "shutil.", "tempfile.", "signal.", "sys.settrace", "sys.setprofile"),
+    *("shutil.", "tempfile."),
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _ROOM_BYTES = 768 * 2**20
 
 
 class Watch:
-    """Notes events while something is being watched."""
+    """Notes events while something is being watched; `writes` where it is what writes a file."""
 
     def __init__(self) -> None:
         self.subject = ""
+        self.writes = False
         self.noted: list[tuple[str, str, str]] = []
 
     def __call__(self, event: str, args: Sequence[Any]) -> None:
-        if self.subject and (event.startswith(_BAD) or (event == "open" and _writes(args))):
+        changes = event.startswith(_CHANGING) or (event == "open" and _writes(args))
+        if self.subject and (event.startswith(_RUNNING) or (changes and not self.writes)):
             self.noted.append((self.subject, event, ascii(args)[:200]))
 
 
@@ -60,6 +65,7 @@ def main(folder: Path) -> None:
     for name, path in paths.items():
         watch.subject = name
         for verb in VERBS:
+            watch.writes = verb == "convert"
             answer(verb, path)
         watch.subject = ""
     touched = [name for name, place in places.items() if os.path.lexists(place.marker)]

@@ -126,7 +126,7 @@ def _same_tensors(a: Any, b: Any) -> bool:
     if a.is_quantized:
         return torch.equal(a.int_repr(), b.int_repr())
     if a.layout != torch.strided:
-        return torch.equal(a.to_dense(), b.to_dense())
+        return _bits(a.to_dense()) == _bits(b.to_dense())
     return _bits(a) == _bits(b)
 
 

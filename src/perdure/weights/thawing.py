@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from perdure.disk.faults import broken
 from perdure.foreign.inert import ComposedTensor, Made, Named, Storage, Tensor
 from perdure.weights.dtypes import by_name
 
@@ -65,7 +66,7 @@ class _Thawing:
         if isinstance(value, tuple):
             made = tuple(self._thawed(item, depth) for item in value)
         elif isinstance(value, set | frozenset):
-            made = type(value)(self._thawed(item, depth) for item in value)
+            made = type(value)(self._key(item, depth) for item in value)
         elif isinstance(value, Tensor | ComposedTensor):
             made = self._tensor(value)
         elif isinstance(value, Named):
@@ -89,9 +90,20 @@ class _Thawing:
 
         def fill() -> None:
             for key, item in pairs:
-                made[self._thawed(key, depth)] = self._thawed(item, depth)
+                made[self._key(key, depth)] = self._thawed(item, depth)
 
         return self._fill(value, made, fill)
+
+    def _key(self, value: Any, depth: int) -> Any:
+        """Return the key of a dict or the member of a set; a record that would become a dict stays one."""
+        made = self._thawed(value, depth)
+        try:
+            hash(made)
+        except TypeError:
+            if isinstance(value, Made):
+                return value
+            raise broken(self._where, f"a value of type {type(made).__name__} is a key, which it cannot be.") from None
+        return made
 
     def _object(self, value: Made, depth: int) -> Any:
         name = (value.what.module, value.what.name) if isinstance(value.what, Named) else ()

@@ -147,12 +147,12 @@ def _read_places(found: dict[Any, Any], where: str) -> dict[_Index, _Place]:
         at = (name, None if offsets is None else _sizes(offsets, where))
         if at in places:
             raise broken(where, f"its metadata place a chunk of {name[:200]!r} twice.")
+        place = _Place(*(_expect(info, key, kind, where) for key, kind in _PLACE.items()))
         if info.get("transform_descriptors"):
             raise FormatError(
                 f"reading {where}: its chunks were transformed ({str(info['transform_descriptors'])[:80]}), and such are "
                 f"not read. Load it with torch.distributed.checkpoint, and save it without extensions."
             )
-        place = _Place(*(_expect(info, key, kind, where) for key, kind in _PLACE.items()))
         places[at] = place
     return places
 
