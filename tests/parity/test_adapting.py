@@ -448,3 +448,60 @@ def test_nothing_is_adapted_unasked() -> None:
     assert caught.value.remedy == {"adapt": {"encoder.pos_embedding": "resize"}}
     report = perdure.load_weights(model, saved(source), strict=False)
     assert set(report.mismatched) == {"encoder.pos_embedding"} and report.adapted == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.complex64, torch.int64, torch.bool])
+def test_rows_of_every_type(dtype: torch.dtype) -> None:
+    values = torch.arange(8).reshape(4, 2).float().to(dtype)
+    for new, filling in (("own", torch.ones(2)), ("zeros", torch.zeros(2)), ("mean", torch.tensor([3.0, 4.0]))):
+        model = nn.Module()
+        model.table = nn.Parameter(torch.ones(6, 2).to(dtype), requires_grad=False)
+        perdure.load_weights(model, saved({"table": values}), adapt={"table": {"how": "head", "new": new}})
+        assert model.table[:4].tolist() == values.tolist()
+        assert model.table[4:].tolist() == [filling.to(dtype).tolist()] * 2
+
+
+def test_only_real_numbers_are_computed_with() -> None:
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        for how, old, new in (("resize", (1, 16, 2), (1, 25, 2)), ("channels", (4, 3, 2, 2), (4, 1, 2, 2))):
+            model = nn.Module()
+            model.register_buffer("table", torch.ones(new).to(dtype))
+            with pytest.raises(MismatchError, match=f"a {str(dtype)[6:]} cannot be adapted by '{how}'"):
+                perdure.load_weights(model, saved({"table": torch.ones(old).to(dtype)}), adapt={"table": how})
+
+
+def test_what_a_function_may_give() -> None:
+    """Its tensor may be written to though others share its memory; what the place cannot hold is an error."""
+    shared = torch.ones(2, 3)
+    model = nn.ParameterDict({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)})
+    content = saved({"a": shared, "b": shared})
+    perdure.load_weights(model, content, adapt={"b": lambda tensor, own, name: tensor.mul_(2)})
+    assert model["a"].tolist() == [[1.0] * 3] * 2 and model["b"].tolist() == [[2.0] * 3] * 2
+    wrong: dict[str, Any] = {
+        "sparse_coo": lambda tensor, own, name: tensor.to_sparse(),
+        "on meta": lambda tensor, own, name: tensor.to("meta"),
+        "complex64": lambda tensor, own, name: tensor * 1j,
+        "qint8": lambda tensor, own, name: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        "nested": lambda tensor, own, name: torch.nested.nested_tensor([tensor[0], tensor[1]]),
+    }
+    for message, function in wrong.items():
+        with pytest.raises(InputError, match=message):
+            perdure.load_weights(model, content, adapt={"b": function})
+    assert model["a"].tolist() == [[1.0] * 3] * 2 and model["b"].tolist() == [[2.0] * 3] * 2
+
+
+def test_labels_of_any_kind() -> None:
+    source, model = nn.Linear(2, 2), nn.Linear(2, 2)
+    how: dict[str, Any] = {"how": "head", "old_labels": [["a", ["b"]], 1], "labels": [1, ["a", ["b"]]]}
+    perdure.load_weights(model, saved(source), adapt={"*": how})
+    assert torch.equal(model.weight, source.weight[[1, 0]])
+    with pytest.raises(InputError, match="is not a list of the model's classes"):
+        perdure.load_weights(model, saved(source), adapt={"*": {"how": "head", "labels": [{}, {"a": 1}]}})
+
+
+def test_the_fraction_where_the_file_has_the_second_name_of_what_is_tied() -> None:
+    model = nn.ModuleDict({"tokens": nn.Embedding(20, 4), "head": nn.Linear(4, 20, bias=False)})
+    model["head"].weight = model["tokens"].weight
+    how = {"how": "vocabulary", "new": "zeros"}
+    report = perdure.load_weights(model, saved({"head.weight": torch.ones(10, 4)}), adapt={"*": how})
+    assert report.fraction_loaded == 0.5 and set(report.adapted) == {"head.weight"}

@@ -159,7 +159,7 @@ def _fitting(name: str, file: Kind, model: Kinds, rows: set[Any]) -> Any:
     candidates += [(reshape, {}), (vocabulary if tokens else head, {}), (channels, {}), (truncate, {}), (pad, {})]
     for how, given in candidates:
         options, _ = how.options(given)
-        if not how.refuse(old, new, **options):
+        if not how.refuse_kinds(file, model[name], options):
             return {"how": how.name, **given} if given else how.name
     return "skip"
 

@@ -57,6 +57,7 @@ def _grids(n_old: int, n_new: int, options: dict[str, Any]) -> Grids | None:
     "resize",
     refuse=_refuse,
     n_kept=everything,
+    of_reals=True,
     applies=lambda grid, old_grid, **_: grid is not None and old_grid is not None and tuple(grid) != tuple(old_grid),
     parameters=(
         Parameter("grid", None, _is_grid, "the sides (height, width) of the model's grid"),
