@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import time
 from collections import OrderedDict
 from typing import Any
 
@@ -16,7 +17,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 
 import perdure
 from perdure.errors import InputError, MismatchError
-from perdure.weights.adapting.adaptations import ADAPTATIONS
+from perdure.weights.adapting.adaptations import ADAPTATIONS, Wishes
 
 State = dict[str, torch.Tensor]
 
@@ -194,6 +195,26 @@ def test_grids_that_are_not_square() -> None:
     assert same.shape == (1, 24, 2)
     with pytest.raises(MismatchError, match="give grid and old_grid"):
         adapted(table, own, {"how": "resize", "grid": (5, 9)})
+
+
+def test_what_seems_a_grid_is_no_row() -> None:
+    """196 patches and a token, for 14 × 16 patches and a token, or for one more token: the sides must be said."""
+    values = torch.randn(1, 197, 4)
+    for n_new in (225, 198):
+        with pytest.raises(MismatchError, match="give grid and old_grid"):
+            adapted(values, torch.zeros(1, n_new, 4), "resize")
+        with pytest.raises(MismatchError) as caught:
+            perdure.load_weights(positions(n_new), saved(positions(197).state_dict()))
+        assert caught.value.remedy == {"adapt": {"pos_embed": "skip"}}
+    how: dict[str, Any] = {"how": "resize", "grid": (14, 16), "old_grid": (14, 14)}
+    assert torch.equal(adapted(values, torch.zeros(1, 225, 4), how)[:, 0], values[:, 0])
+    adapted(values, torch.zeros(1, 225, 4), {"how": "resize", "axes": 1})
+
+
+def positions(number: int) -> nn.Module:
+    model = nn.Module()
+    model.pos_embed, model.proj = nn.Parameter(torch.zeros(1, number, 4)), nn.Linear(4, 4)
+    return model
 
 
 def test_half_precision_is_interpolated_in_float32() -> None:
@@ -505,3 +526,21 @@ def test_the_fraction_where_the_file_has_the_second_name_of_what_is_tied() -> No
     how = {"how": "vocabulary", "new": "zeros"}
     report = perdure.load_weights(model, saved({"head.weight": torch.ones(10, 4)}), adapt={"*": how})
     assert report.fraction_loaded == 0.5 and set(report.adapted) == {"head.weight"}
+
+
+def test_of_many_patterns_the_first_counts_too() -> None:
+    wishes = Wishes({"a": "skip", "a*": "head", "b.[c]": "pad", "b.c": "skip", "*": "truncate"})
+    found = {name: wishes.of([name]) for name in ("a", "ab", "b.c", "z")}
+    assert {name: wish and wish.pattern for name, wish in found.items()} == {
+        "a": "a",
+        "ab": "a*",
+        "b.c": "b.[c]",
+        "z": "*",
+    }
+    with pytest.raises(InputError, match="matches 'z' of adapt"):
+        Wishes({"z": "skip", "a*": "skip"}).check(["a"])
+    names = [f"layers.{number}.weight" for number in range(10_000)]
+    start = time.perf_counter()
+    many = Wishes(dict.fromkeys(names, "skip"))
+    many.check(names)
+    assert all(many.of([name]) for name in names) and time.perf_counter() - start < 2

@@ -60,8 +60,8 @@ def translate(file: Kinds, places: Kinds, others: Kinds, *, statistics: bool = T
     """Find how the names of a file and of a model that wrap one thing differently belong together.
 
     A way is taken only where it finds a place for more than half of the file's names, where more of them fit by shape than
-    do as they are, where none of them has a place already and would have another, and where no other way is as good. One beginning is taken for another only where both are usual names
-    of a wrapped model. PyTorch's own renames are found along with it.
+    do as they are, where none that has a place already would have another, and where no other way is as good. One beginning
+    is taken for another only where both are usual names of a wrapped model. PyTorch's own renames are found along with it.
 
     Args:
         file: the tensors of the file.
