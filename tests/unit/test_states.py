@@ -92,6 +92,7 @@ def test_a_prefix_chooses_another_nesting_and_the_rest_of_it_stays():
     value = {"model": STATE, "ema": {"model": {"fc.weight": M}, "decay": 0.9}}
     found, left = state_under(value, "ema.model.fc", "file")
     assert found.tensors == {"fc.weight": M} and left == "fc"
+    assert found.rest == {"model": STATE, "ema": {"decay": 0.9}} and found.path == ("ema", "model")
     assert state_under(value, "nothing", "file") is None
 
 
