@@ -2,6 +2,7 @@
 
 import pytest
 
+import perdure
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, LimitError
 from perdure.foreign.inert import Made, Named, Ordered, Storage, Tensor
@@ -116,3 +117,9 @@ def test_refuses_a_module_within_itself_and_values_shared_without_end():
 def test_refuses_two_tensors_of_one_name():
     with pytest.raises(CorruptError, match="two of its tensors"):
         find_state({"a": {"b": W}, "a.b": B, "c": {"d": W}}, "file")
+
+
+@pytest.mark.parametrize("pickled", [b"]" * 900 + b"a" * 899 + b".", b"(" * 300 + b"t" * 300 + b"."])
+def test_values_nested_without_end_are_refused(pickled):
+    with pytest.raises(LimitError, match="nested deeper"):
+        perdure.load_checkpoint(b"\x80\x02" + pickled)

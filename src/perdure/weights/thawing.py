@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from perdure.disk.faults import broken
+from perdure.errors import LimitError
 from perdure.foreign.inert import ComposedTensor, Made, Named, Ordered, Storage, Tensor
 from perdure.weights.dtypes import by_name
 
@@ -31,12 +32,15 @@ def thaw(value: Any, tensor_of: Callable[[Tensor | ComposedTensor], torch.Tensor
     Returns:
         Dicts (ordered ones with their attributes, such as `_metadata`), lists, tuples, sets, plain values, tensors, arrays,
         types, devices; and the records of what is none of these.
+
+    Raises:
+        LimitError: the values are nested deeper than any that are meant to be read.
     """
     return _Thawing(tensor_of, where).run(value)
 
 
 class _Thawing:
-    """Makes the values of a nesting, inner ones first, without recursion."""
+    """Makes the values of a nesting, each object once."""
 
     def __init__(self, tensor_of: Callable[[Tensor | ComposedTensor], torch.Tensor], where: str) -> None:
         self._tensor_of, self._where = tensor_of, where
@@ -52,7 +56,7 @@ class _Thawing:
         if id(value) in self._made:
             return self._made[id(value)]
         if depth > _MAX_DEPTH:
-            return value
+            raise LimitError(f"reading {self._where}: its values are nested deeper than {_MAX_DEPTH} levels.")
         self._held.append(value)
         return self._make(value, depth + 1)
 
@@ -139,7 +143,7 @@ class _Thawing:
 
 
 _LEAVES = (bool, int, float, complex, str, bytes, bytearray, range, slice)
-_MAX_DEPTH = 500
+_MAX_DEPTH = 100
 
 
 def _device_of(args: tuple[Any, ...]) -> torch.device | None:
