@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import time
 from collections import OrderedDict
 from typing import Any
 
@@ -16,7 +17,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 
 import perdure
 from perdure.errors import InputError, MismatchError
-from perdure.weights.adapting.adaptations import ADAPTATIONS
+from perdure.weights.adapting.adaptations import ADAPTATIONS, Wishes
 
 State = dict[str, torch.Tensor]
 
@@ -194,6 +195,26 @@ def test_grids_that_are_not_square() -> None:
     assert same.shape == (1, 24, 2)
     with pytest.raises(MismatchError, match="give grid and old_grid"):
         adapted(table, own, {"how": "resize", "grid": (5, 9)})
+
+
+def test_what_seems_a_grid_is_no_row() -> None:
+    """196 patches and a token, for 14 × 16 patches and a token, or for one more token: the sides must be said."""
+    values = torch.randn(1, 197, 4)
+    for n_new in (225, 198):
+        with pytest.raises(MismatchError, match="give grid and old_grid"):
+            adapted(values, torch.zeros(1, n_new, 4), "resize")
+        with pytest.raises(MismatchError) as caught:
+            perdure.load_weights(positions(n_new), saved(positions(197).state_dict()))
+        assert caught.value.remedy == {"adapt": {"pos_embed": "skip"}}
+    how: dict[str, Any] = {"how": "resize", "grid": (14, 16), "old_grid": (14, 14)}
+    assert torch.equal(adapted(values, torch.zeros(1, 225, 4), how)[:, 0], values[:, 0])
+    adapted(values, torch.zeros(1, 225, 4), {"how": "resize", "axes": 1})
+
+
+def positions(number: int) -> nn.Module:
+    model = nn.Module()
+    model.pos_embed, model.proj = nn.Parameter(torch.zeros(1, number, 4)), nn.Linear(4, 4)
+    return model
 
 
 def test_half_precision_is_interpolated_in_float32() -> None:
@@ -448,3 +469,78 @@ def test_nothing_is_adapted_unasked() -> None:
     assert caught.value.remedy == {"adapt": {"encoder.pos_embedding": "resize"}}
     report = perdure.load_weights(model, saved(source), strict=False)
     assert set(report.mismatched) == {"encoder.pos_embedding"} and report.adapted == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.complex64, torch.int64, torch.bool])
+def test_rows_of_every_type(dtype: torch.dtype) -> None:
+    values = torch.arange(8).reshape(4, 2).float().to(dtype)
+    for new, filling in (("own", torch.ones(2)), ("zeros", torch.zeros(2)), ("mean", torch.tensor([3.0, 4.0]))):
+        model = nn.Module()
+        model.table = nn.Parameter(torch.ones(6, 2).to(dtype), requires_grad=False)
+        perdure.load_weights(model, saved({"table": values}), adapt={"table": {"how": "head", "new": new}})
+        assert model.table[:4].tolist() == values.tolist()
+        assert model.table[4:].tolist() == [filling.to(dtype).tolist()] * 2
+
+
+def test_only_real_numbers_are_computed_with() -> None:
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        for how, old, new in (("resize", (1, 16, 2), (1, 25, 2)), ("channels", (4, 3, 2, 2), (4, 1, 2, 2))):
+            model = nn.Module()
+            model.register_buffer("table", torch.ones(new).to(dtype))
+            with pytest.raises(MismatchError, match=f"a {str(dtype)[6:]} cannot be adapted by '{how}'"):
+                perdure.load_weights(model, saved({"table": torch.ones(old).to(dtype)}), adapt={"table": how})
+
+
+def test_what_a_function_may_give() -> None:
+    """Its tensor may be written to though others share its memory; what the place cannot hold is an error."""
+    shared = torch.ones(2, 3)
+    model = nn.ParameterDict({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)})
+    content = saved({"a": shared, "b": shared})
+    perdure.load_weights(model, content, adapt={"b": lambda tensor, own, name: tensor.mul_(2)})
+    assert model["a"].tolist() == [[1.0] * 3] * 2 and model["b"].tolist() == [[2.0] * 3] * 2
+    wrong: dict[str, Any] = {
+        "sparse_coo": lambda tensor, own, name: tensor.to_sparse(),
+        "on meta": lambda tensor, own, name: tensor.to("meta"),
+        "complex64": lambda tensor, own, name: tensor * 1j,
+        "qint8": lambda tensor, own, name: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        "nested": lambda tensor, own, name: torch.nested.nested_tensor([tensor[0], tensor[1]]),
+    }
+    for message, function in wrong.items():
+        with pytest.raises(InputError, match=message):
+            perdure.load_weights(model, content, adapt={"b": function})
+    assert model["a"].tolist() == [[1.0] * 3] * 2 and model["b"].tolist() == [[2.0] * 3] * 2
+
+
+def test_labels_of_any_kind() -> None:
+    source, model = nn.Linear(2, 2), nn.Linear(2, 2)
+    how: dict[str, Any] = {"how": "head", "old_labels": [["a", ["b"]], 1], "labels": [1, ["a", ["b"]]]}
+    perdure.load_weights(model, saved(source), adapt={"*": how})
+    assert torch.equal(model.weight, source.weight[[1, 0]])
+    with pytest.raises(InputError, match="is not a list of the model's classes"):
+        perdure.load_weights(model, saved(source), adapt={"*": {"how": "head", "labels": [{}, {"a": 1}]}})
+
+
+def test_the_fraction_where_the_file_has_the_second_name_of_what_is_tied() -> None:
+    model = nn.ModuleDict({"tokens": nn.Embedding(20, 4), "head": nn.Linear(4, 20, bias=False)})
+    model["head"].weight = model["tokens"].weight
+    how = {"how": "vocabulary", "new": "zeros"}
+    report = perdure.load_weights(model, saved({"head.weight": torch.ones(10, 4)}), adapt={"*": how})
+    assert report.fraction_loaded == 0.5 and set(report.adapted) == {"head.weight"}
+
+
+def test_of_many_patterns_the_first_counts_too() -> None:
+    wishes = Wishes({"a": "skip", "a*": "head", "b.[c]": "pad", "b.c": "skip", "*": "truncate"})
+    found = {name: wishes.of([name]) for name in ("a", "ab", "b.c", "z")}
+    assert {name: wish and wish.pattern for name, wish in found.items()} == {
+        "a": "a",
+        "ab": "a*",
+        "b.c": "b.[c]",
+        "z": "*",
+    }
+    with pytest.raises(InputError, match="matches 'z' of adapt"):
+        Wishes({"z": "skip", "a*": "skip"}).check(["a"])
+    names = [f"layers.{number}.weight" for number in range(10_000)]
+    start = time.perf_counter()
+    many = Wishes(dict.fromkeys(names, "skip"))
+    many.check(names)
+    assert all(many.of([name]) for name in names) and time.perf_counter() - start < 2

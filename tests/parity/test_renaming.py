@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 from collections.abc import Callable
@@ -84,6 +85,32 @@ def test_layers_that_are_compiled_one_by_one() -> None:
         "0.weight": "0.module.weight", "0.bias": "0.module.bias",
         "2._orig_mod.0.weight": "2.0.weight", "2._orig_mod.0.bias": "2.0.bias",
     }  # fmt: skip
+
+
+def test_a_number_that_was_learned_is_no_counter_of_a_wrapper() -> None:
+    class Decaying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.decay = net(), nn.Parameter(torch.ones(1))
+
+    with pytest.raises(MismatchError) as caught:
+        perdure.load_weights(Decaying(), saved(net()))
+    assert caught.value.missing == ("decay",) and caught.value.unexpected == ()
+    state = {f"module.{name}": tensor for name, tensor in net().state_dict().items()}
+    with pytest.raises(MismatchError):
+        perdure.load_weights(net(), plain({**state, "decay": torch.ones(1)}))
+    averaged = {**state, "decay": torch.ones(()), "num_updates": torch.tensor(3)}
+    assert set(perdure.load_weights(net(), plain(averaged)).unused) == {"decay", "num_updates"}
+
+
+def test_a_name_that_has_two_places_is_given_neither() -> None:
+    """The file's `1` may be the model's `1`, or, as all the others, what lies under its `0`."""
+    source = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model = nn.Sequential(copy.deepcopy(source), nn.Linear(4, 4))
+    with pytest.raises(MismatchError, match=r"the model's names begin with '0\.'") as caught:
+        perdure.load_weights(model, saved(source))
+    assert set(caught.value.missing) == {f"0.{name}" for name in source.state_dict()}
+    assert perdure.load_weights(model, saved(source), strict=False).renamed == {}
 
 
 def test_nothing_is_chosen_where_two_would_do() -> None:

@@ -93,6 +93,7 @@ def test_sparse_and_quantized_tensors_reach_torch(tmp_path: Path) -> None:
         "bsr": dense.to_sparse_bsr((1, 1)),
         "one": torch.quantize_per_tensor(dense, 0.5, 3, torch.qint8),
         "many": torch.quantize_per_channel(dense, torch.tensor([0.5, 0.25]), torch.tensor([0, 1]), 0, torch.quint8),
+        "floats": torch.quantize_per_channel(dense, torch.tensor([0.5, 0.25]), torch.tensor([0.5, 1]), 0, torch.quint8),
         "half": torch.tensor([1 + 2j], dtype=torch.complex32),
         "scalar": torch.tensor(3.0),
         "empty": torch.empty(0, 3),

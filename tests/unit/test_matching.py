@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from perdure.errors import MismatchError
@@ -135,6 +137,44 @@ def test_the_plan_of_many_names_takes_no_time() -> None:
         if not planned.match.complete:
             mismatch_error(planned.match, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x")
         assert time.perf_counter() - start < 5
+
+
+def remedy_of(file: Kinds, model: Kinds) -> dict[str, Any]:
+    planned = plan(file, Target(model), Asked(), "x")
+    found = planned.match
+    error = mismatch_error(found, file, Target(model), planned=planned, asked=Asked(), prefix=None, where="x")
+    assert "with this it loads" in str(error) or not error.remedy
+    return error.remedy
+
+
+def test_layers_that_were_numbered_anew_get_no_remedy() -> None:
+    """That they fit with other numbers does not say which of them moved."""
+    shifted = {name.replace("layers.0", "layers.4"): kind for name, kind in layers(4).items()}
+    assert remedy_of(layers(4), shifted) == {}
+    assert remedy_of({**layers(4), **kinds(old__0__w=(9,))}, {**layers(4), **kinds(new__1__w=(9,))})
+
+
+def test_a_part_of_a_weight_norm_is_not_taken_for_the_weight() -> None:
+    plain, norms = layers(3), [("weight_g", "weight_v")]
+    norms += [("parametrizations.weight.original0", "parametrizations.weight.original1")]
+    for size, direction in norms:
+        normed = {name: kind for name, kind in plain.items() if name != "layers.1.weight"}
+        normed |= {f"layers.1.{size}": ("float32", (4, 1)), f"layers.1.{direction}": ("float32", (4, 4))}
+        assert remedy_of(normed, plain) == remedy_of(plain, normed) == {}
+        assert "take it off again" in cause(match(normed, plain), normed, plain)
+        assert "load first" in cause(match(plain, normed), plain, normed)
+
+
+def test_many_names_that_share_no_pattern_take_no_time() -> None:
+    import time
+
+    shared = layers(2_000)
+    own = {f"layers.{number}.own{number}": ("float32", (number + 5, 3)) for number in range(2_000)}
+    positions = [{f"layers.{n}.rel_pos{n}": ("float32", (n + more, 4)) for n in range(2_000)} for more in (9, 11)]
+    start = time.perf_counter()
+    assert remedy_of({**shared, **own}, shared) == remedy_of(shared, {**shared, **own}) == {}
+    assert remedy_of(*positions)
+    assert time.perf_counter() - start < 5
 
 
 def test_a_remedy_that_would_not_do_is_not_proposed() -> None:

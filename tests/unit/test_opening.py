@@ -300,3 +300,11 @@ def test_a_length_that_begins_like_another_kind_of_file(header_bytes):
     entry = b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
     content = struct.pack("<Q", header_bytes) + entry + b" " * (header_bytes - len(entry) - 1) + b"}" + b"\x07"
     assert perdure.open(content)["w"].tolist() == [7]
+
+
+def test_a_file_object_stays_where_it_was(path: Path) -> None:
+    with path.open("rb") as file:
+        for _ in range(2):
+            assert perdure.check(file).verdict == "safe"
+            assert perdure.open(file).read("whole").shape == (6, 10)
+            assert file.tell() == 0

@@ -2,6 +2,7 @@
 
 import pytest
 
+import perdure
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, LimitError
 from perdure.foreign.inert import Made, Named, Ordered, Storage, Tensor
@@ -92,6 +93,7 @@ def test_a_prefix_chooses_another_nesting_and_the_rest_of_it_stays():
     value = {"model": STATE, "ema": {"model": {"fc.weight": M}, "decay": 0.9}}
     found, left = state_under(value, "ema.model.fc", "file")
     assert found.tensors == {"fc.weight": M} and left == "fc"
+    assert found.rest == {"model": STATE, "ema": {"decay": 0.9}} and found.path == ("ema", "model")
     assert state_under(value, "nothing", "file") is None
 
 
@@ -115,3 +117,9 @@ def test_refuses_a_module_within_itself_and_values_shared_without_end():
 def test_refuses_two_tensors_of_one_name():
     with pytest.raises(CorruptError, match="two of its tensors"):
         find_state({"a": {"b": W}, "a.b": B, "c": {"d": W}}, "file")
+
+
+@pytest.mark.parametrize("pickled", [b"]" * 900 + b"a" * 899 + b".", b"(" * 300 + b"t" * 300 + b"."])
+def test_values_nested_without_end_are_refused(pickled):
+    with pytest.raises(LimitError, match="nested deeper"):
+        perdure.load_checkpoint(b"\x80\x02" + pickled)

@@ -266,7 +266,7 @@ class BytesSource(ByteSource):
 
 
 class FileSource(ByteSource):
-    """An open, seekable binary file, from its present position to its end."""
+    """An open, seekable binary file, from its present position to its end; it stays at that position."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.where = name_of(file)
@@ -287,6 +287,7 @@ class FileSource(ByteSource):
         with self._lock, usable("reading", self._file):
             self._file.seek(self._start + offset)
             content = self._file.read(len(views[0]))
+            self._file.seek(self._start)
         views[0][: len(content)] = content
         return len(content)
 

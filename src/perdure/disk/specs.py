@@ -14,11 +14,8 @@ def specs_of(stored: StoredTensors) -> list[TensorSpec]:
     """Describe every tensor under the name that its saver knew."""
     plain = {name: stored_spec(stored.file_of(name), name) for name in stored.names}
     known = plain | {name: _alias_spec(name, alias, stored, plain) for name, alias in stored.aliases.items()}
-    parts = {part for composed in stored.composed.values() for part in composed.parts.values()}
-    specs = [spec for name, spec in known.items() if name not in parts and name not in stored.hidden]
-    return specs + [
-        _composed_spec(name, composed, known) for name, composed in stored.composed.items() if name not in stored.hidden
-    ]
+    composed = {name: _composed_spec(name, record, known) for name, record in stored.composed.items()}
+    return [composed[name] if name in composed else known[name] for name in stored.tensor_names()]
 
 
 def stored_spec(file: StoredFile, name: str) -> TensorSpec:

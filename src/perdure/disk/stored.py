@@ -134,6 +134,12 @@ class StoredTensors:
     def __contains__(self, name: str) -> bool:
         return name in self._shard_of
 
+    def tensor_names(self) -> tuple[str, ...]:
+        """Return the names that the saver knew: stored tensors that are no parts of others, then derived ones."""
+        parts = {part for composed in self.composed.values() for part in composed.parts.values()}
+        names = (*self.names, *self.aliases, *self.composed)
+        return tuple(name for name in names if name not in parts) if parts else names
+
     def file_of(self, name: str) -> StoredFile:
         """Return the opened file that holds a tensor.
 

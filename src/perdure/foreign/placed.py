@@ -59,6 +59,9 @@ class ForeignStored(StoredTensors):
         self._opened = placing.files()
         self._shard_of = placing.file_of
 
+    def tensor_names(self) -> tuple[str, ...]:
+        return tuple(self.state.tensors)
+
     def opened_files(self) -> Iterable[StoredFile]:
         return self._opened.values()
 

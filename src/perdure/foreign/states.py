@@ -67,11 +67,7 @@ def find_state(value: Any, where: str) -> State:
     Raises:
         LimitError: the nesting has more tensors than any file has.
     """
-    path = _evident(value)
-    found = _state_at(_follow(value, path), where)
-    found.rest = _without(value, path, found.rest)
-    found.path = path
-    return found
+    return _state_below(value, _evident(value), where)
 
 
 def state_under(value: Any, prefix: str, where: str) -> tuple[State, str] | None:
@@ -81,18 +77,15 @@ def state_under(value: Any, prefix: str, where: str) -> tuple[State, str] | None
         LimitError: as `find_state`.
     """
     parts = prefix.rstrip(".").split(".")
-    path: list[str] = []
-    while parts and isinstance(value, dict):
-        taken = next((n for n in range(1, len(parts) + 1) if _is_group(value.get(".".join(parts[:n])))), 0)
+    path: tuple[str, ...] = ()
+    inner = value
+    while parts and isinstance(inner, dict):
+        taken = next((n for n in range(1, len(parts) + 1) if _is_group(inner.get(".".join(parts[:n])))), 0)
         if not taken:
             break
-        path.append(".".join(parts[:taken]))
-        value, parts = value[path[-1]], parts[taken:]
-    if not path:
-        return None
-    found = _state_at(value, where)
-    found.path = tuple(path)
-    return found, ".".join(parts)
+        path += (".".join(parts[:taken]),)
+        inner, parts = inner[path[-1]], parts[taken:]
+    return (_state_below(value, path, where), ".".join(parts)) if path else None
 
 
 def _is_group(value: object) -> bool:
@@ -141,6 +134,14 @@ def _leads_to_weights(value: Any) -> bool:
             return True
         waiting += [(content, depth + 1) for content in texts]
     return False
+
+
+def _state_below(value: Any, path: tuple[str, ...], where: str) -> State:
+    """Take what keys lead to as a state dict; all beside it is the rest."""
+    found = _state_at(_follow(value, path), where)
+    found.rest = _without(value, path, found.rest)
+    found.path = path
+    return found
 
 
 def _state_at(value: Any, where: str) -> State:
@@ -249,6 +250,8 @@ def _inside(value: Any) -> Iterator[Any]:
         yield from reversed([*value.args, *value.kwargs.values(), value.state, *value.appended])
         yield from (part for pair in value.items for part in pair)
     else:
+        if isinstance(value, Ordered):
+            yield value.attributes
         yield from reversed([*value.values()] if isinstance(value, dict) else [*value])
         if isinstance(value, dict):
             yield from (key for key in value if not isinstance(key, str))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from perdure.weights.matching import Kinds, Match
+from perdure.weights.renames_of_torch import unnormed
 
 
 def cause(found: Match, file: Kinds, model: Kinds) -> str:
@@ -69,6 +70,12 @@ def _prefixes(names: Iterable[str], at_least: float) -> list[str]:
     return sorted((start for start, count in counts.items() if count >= at_least), key=lambda start: start.count("."))
 
 
+def one_sided_norms(found: Match) -> tuple[bool, bool]:
+    """Tell whether the file alone, and whether the model alone, has a tensor that a norm of weights took apart."""
+    missing, unexpected = set(found.missing), set(found.unexpected)
+    return any(unnormed(name) in missing for name in unexpected), any(unnormed(name) in unexpected for name in missing)
+
+
 def _renamed_by_torch(found: Match) -> str:
     def ends(names: Iterable[str], *endings: str) -> bool:
         return any(name.endswith(endings) for name in names)
@@ -79,6 +86,13 @@ def _renamed_by_torch(found: Match) -> str:
         return "the model has the old weight_norm, the file torch.nn.utils.parametrizations.weight_norm."
     if ends(found.unexpected, ".gamma", ".beta") and ends(found.missing, ".weight", ".bias"):
         return "the file calls gamma and beta what the model calls weight and bias."
+    in_file, in_model = one_sided_norms(found)
+    if in_file:
+        return "the file has a weight_norm or spectral_norm, the model none: give it one, load, and take it off again."
+    if in_model:
+        return (
+            "the model has a weight_norm or spectral_norm, the file none: load first, and give the model its norm then."
+        )
     if found.missing and not found.unexpected and not found.mismatched and ends(found.missing, *_STATISTICS):
         return "the model keeps statistics that the saved one did not (batch norm, position ids)."
     return ""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from typing import Any
 
 import torch
 from torch import nn
 
 from perdure.errors import InputError
 from perdure.weights.adapting.adaptation import Adaptation
-from perdure.weights.dtypes import is_plain
+from perdure.weights.dtypes import can_cast, is_plain, kind_of
 from perdure.weights.incoming import Arrived, Incoming
 from perdure.weights.matching import Match
 from perdure.weights.placing import Placer, check_placed, move_rest, refuse_differing_ties, refuse_left_on_meta
@@ -58,20 +59,34 @@ def adapted(name: str, tensor: torch.Tensor, own: torch.Tensor, planned: Plan) -
     """Fit a tensor of the file to its place, as was planned.
 
     Raises:
-        InputError: a function of the caller's gave something else than a tensor of the place's shape.
+        InputError: a function of the caller's gave something else than a tensor of the place's shape, or of a type that
+            cannot become the place's.
     """
     wish = planned.wishes[name]
     with torch.no_grad():
         if isinstance(wish.how, Adaptation):
             made = wish.how.run(tensor, own.detach(), **wish.options)
         else:
-            made = wish.how(tensor, own.detach().clone(), name)
-    if not isinstance(made, torch.Tensor) or made.shape != own.shape:
-        found = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__
+            made = wish.how(tensor.clone(), own.detach().clone(), name)  # it may write to what others share
+    if wrong := _wrong(made, own):
+        dtype, shape = kind_of(own)
         raise InputError(
-            f"loading: adapt's function for {name} gave {found}, not a tensor of shape {tuple(own.shape)}."
+            f"loading: adapt's function for {name} gave {wrong}, not a tensor of shape {shape} that can become {dtype}."
         )
-    return made.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    dense = made.layout is torch.strided
+    return made.detach().to("cpu", copy=True, memory_format=torch.contiguous_format if dense else torch.preserve_format)
+
+
+def _wrong(made: Any, own: torch.Tensor) -> str:
+    """Say what a place cannot be given about what a function made; nothing where it can."""
+    if not isinstance(made, torch.Tensor):
+        return type(made).__name__
+    if made.is_meta or made.is_nested:
+        return "a tensor on meta" if made.is_meta else "a nested tensor"
+    dtype, wanted = kind_of(made)[0], kind_of(own)[0]
+    if made.shape != own.shape or (dtype != wanted and not can_cast(dtype, wanted)):
+        return f"a tensor of shape {tuple(made.shape)} and type {dtype}"
+    return ""
 
 
 def volatile_on_meta(slots: ModelSlots, incoming: Incoming, planned: Plan) -> dict[str, torch.Tensor]:

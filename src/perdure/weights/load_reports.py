@@ -25,7 +25,8 @@ def report_of(slots: ModelSlots, incoming: Incoming, found: Match) -> LoadReport
         for name, tensor in shaped(slots.by_name).items()
         if name in slots.parameters and name not in slots.same
     }
-    loaded = sum(found.n_kept.get(name, n_elements[name]) for name in filled & n_elements.keys())
+    n_kept = {slots.first(name): number for name, number in found.n_kept.items()}
+    loaded = sum(n_kept.get(name, n_elements[name]) for name in filled & n_elements.keys())
     total = sum(n_elements.values())
     manifest = incoming.manifest
     unknown = () if manifest else ("digests", "environment")

@@ -166,11 +166,8 @@ class _Choices:
         if isinstance(wish.how, Adaptation):
             if file[1] == model[1] and not wish.how.applies(**wish.options):
                 return ""
-            if not is_plain(file[0]):
-                return f"a {file[0]} cannot be adapted"
-            reason = wish.how.refuse(file[1], model[1], **wish.options)
-            if reason:
-                return f"{wish.how.name!r} does not fit: {reason}"
+            if reason := wish.how.refuse_kinds(file, model, wish.options):
+                return reason
             n_new = math.prod(model[1]) - wish.how.n_kept(file[1], model[1], **wish.options)
             if n_new and wish.options.get("new") == "own" and name in on_meta:
                 return "the model is on meta, and has no values for what the file lacks: set new to 'mean' or 'zeros'"

@@ -10,13 +10,14 @@ from typing import Any
 from perdure.errors import InputError
 from perdure.weights.adapting.adaptation import Adaptation
 from perdure.weights.adapting.channels import channels
+from perdure.weights.adapting.grids import seems_grid
 from perdure.weights.adapting.head import head
 from perdure.weights.adapting.pad import pad
 from perdure.weights.adapting.reshape import reshape
 from perdure.weights.adapting.resize import resize
 from perdure.weights.adapting.truncate import truncate
 from perdure.weights.adapting.vocabulary import vocabulary
-from perdure.weights.causes import fitting_prefixes
+from perdure.weights.causes import fitting_prefixes, one_sided_norms
 from perdure.weights.correspondences import correspondences, rules_for
 from perdure.weights.matching import Kind, Kinds, Match
 from perdure.weights.plans import Asked, Plan, Target, plan
@@ -25,6 +26,8 @@ _DERIVED = ("position_ids", "relative_position_index", "relative_coords_table", 
 """Buffers that a model computes from its sizes: the file's would be those of other sizes."""
 
 _MAX_DEPTH = 16
+_MAX_TESTS = 1_000_000
+"""Of names by patterns: more would take seconds, and nobody could read them."""
 
 _POSITIONS = re.compile(r"pos(?![a-z])|pos_|posit|rel_pos|relative_position", re.IGNORECASE)
 _IMAGES = re.compile(r"vis|image|patch|vit|pixel", re.IGNORECASE)
@@ -57,6 +60,8 @@ def remedy(
     n_known = len(found.fitting) + len(found.mismatched) + len(pairs)
     if 2 * n_known < min(len(file), len(target.kinds)) or not isinstance(asked.rename, Mapping | None):
         return {}
+    if any(one_sided_norms(found)) or _renumbers(pairs, found):
+        return {}
     rename = rules_for(pairs, list(planned.ruled.values()))
     extra = [name for name in unexpected if name not in pairs]
     ruled = set(planned.ruled.values())
@@ -64,9 +69,28 @@ def remedy(
     adapt = _adaptations(found, planned, target, {name for name in missing if name not in pairs.values()})
     if adapt is None:
         return {}
+    if len(rename) * len(file) + len(adapt) * len(target.kinds) > _MAX_TESTS:
+        return {}
     changed |= {"rename": {**(asked.rename or {}), **rename}} if rename or asked.rename else {}
     changed |= {"adapt": {**(asked.adapt or {}), **adapt}} if adapt or asked.adapt else {}
     return changed if _loads(file, target, asked, changed) or target.loads_itself else {}
+
+
+def _renumbers(pairs: Mapping[str, str], found: Match) -> bool:
+    """Tell whether layers would get other numbers among those that have theirs: all may have moved, nobody can know."""
+    numbered = {parent for name in (*found.fitting, *found.mismatched) for parent in _numbered(name)}
+    for name, place in pairs.items():
+        old, new = name.split("."), place.split(".")
+        depth = next((at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), -1)
+        if depth >= 0 and old[depth].isdecimal() and new[depth].isdecimal() and ".".join(old[:depth]) in numbered:
+            return True
+    return False
+
+
+def _numbered(name: str) -> list[str]:
+    """Return what stands before each number in a name."""
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth, part in enumerate(parts[:_MAX_DEPTH]) if part.isdecimal()]
 
 
 def _under_prefix(found: Match, file: Kinds, target: Target, asked: Asked) -> tuple[str, Kinds, Plan] | None:
@@ -128,11 +152,13 @@ def _adaptations(found: Match, planned: Plan, target: Target, missing: set[str])
         for name, offer in planned.offers.items()
         if name in target.kinds and _TOKENS.search(name) and not _POSITIONS.search(name)
     }
+    of_images = {start for name in target.kinds if _IMAGES.search(name) for start in _starts(name)}
     ways: dict[str, list[str]] = {}
     specs: dict[str, Any] = {}
     n_cut = 0
     for name in found.mismatched:
-        spec = _fitting(name, planned.offers[name].kind, target.kinds, rows) if name in planned.offers else "skip"
+        offer = planned.offers.get(name)
+        spec = "skip" if offer is None else _fitting(name, offer.kind, target.kinds, rows, of_images)
         n_cut += spec in ("truncate", "pad", "skip") and not name.endswith(_DERIVED)
         specs[repr(spec)] = spec
         ways.setdefault(repr(spec), []).append(name)
@@ -144,22 +170,31 @@ def _adaptations(found: Match, planned: Plan, target: Target, missing: set[str])
     return {pattern: specs[way] for way, names in ways.items() for pattern in _patterns(names, set(target.kinds))}
 
 
-def _fitting(name: str, file: Kind, model: Kinds, rows: set[Any]) -> Any:
-    """Return the adaptation that fits a place, the most telling first."""
+def _fitting(name: str, file: Kind, model: Kinds, rows: set[Any], of_images: set[str]) -> Any:
+    """Return the adaptation that fits a place, the most telling first.
+
+    Args:
+        name: the place.
+        file: what the file has for it.
+        model: all places.
+        rows: first sizes, the file's and the model's, of what has a row for each token.
+        of_images: modules that hold something whose name tells of images.
+    """
     old, new = file[1], model[name][1]
     if old == new or name.endswith(_DERIVED):
         return "skip"
     candidates: list[tuple[Adaptation, dict[str, Any]]] = []
     if _POSITIONS.search(name):
         beside = name.rpartition(".")[0].rpartition(".")[0]
-        of_images = any(map(_IMAGES.search, (name, *(other for other in model if other.startswith(f"{beside}.")))))
-        axes = 2 if of_images else 1
+        axes = 2 if _IMAGES.search(name) or beside in of_images or seems_grid(old) else 1
+        if axes == 2 and resize.refuse_kinds(file, model[name], resize.options({"axes": 2})[0]):
+            return "skip"  # the sides of its grids are not known, and it is no row
         candidates += [(resize, {}), (resize, {"axes": axes})]
     tokens = _TOKENS.search(name) or (old[:1], new[:1]) in rows
     candidates += [(reshape, {}), (vocabulary if tokens else head, {}), (channels, {}), (truncate, {}), (pad, {})]
     for how, given in candidates:
         options, _ = how.options(given)
-        if not how.refuse(old, new, **options):
+        if not how.refuse_kinds(file, model[name], options):
             return {"how": how.name, **given} if given else how.name
     return "skip"
 

@@ -61,6 +61,13 @@ def _statistics(name: str, file: Names) -> dict[str, str]:
 _RENAMES = (_old_weight_norm, _new_weight_norm, _old_spectral_norm, _new_spectral_norm)
 
 
+def unnormed(name: str) -> str:
+    """Return the tensor that a name is a part of, where a norm of weights or a spectral norm took it apart; or nothing."""
+    patterns = (_OLD_WEIGHT_NORM, _NEW_WEIGHT_NORM, _OLD_SPECTRAL_NORM, _NEW_SPECTRAL_NORM)
+    matches = (pattern.fullmatch(name) for pattern in patterns if len(name) <= SENSIBLE_LENGTH)
+    return next((match[1] + match[2] for match in matches if match), "")
+
+
 def variants(names: Iterable[str], statistics: bool) -> Variants:
     """Return what tells the other names that those of a file may mean.
 

@@ -62,12 +62,8 @@ class Restorer:
         return {name: alias.of for name, alias in self._aliases.items()}
 
     def names(self) -> tuple[str, ...]:
-        """Return the names that the saver knew: stored tensors that are no parts of others, then derived ones."""
-        parts = {part for composed in self._composed.values() for part in composed.parts.values()}
-        names = (*self.stored.names, *self._aliases, *self._composed)
-        if not parts and not self.stored.hidden:
-            return names
-        return tuple(name for name in names if name not in parts and name not in self.stored.hidden)
+        """Return the names that the saver knew."""
+        return self.stored.tensor_names()
 
     def stored_type(self, name: str) -> Type:
         """Return type and shape of a stored tensor as PyTorch has it."""
@@ -102,7 +98,8 @@ class Restorer:
         """Describe a tensor from the headers alone."""
         dtype, shape = self.type_of(name)
         if name in self._aliases:
-            return TensorSpec(name, dtype, shape, 0)
+            alone = self._aliases[name].of in self.stored.hidden
+            return TensorSpec(name, dtype, shape, math.prod(shape) * ENCODED_BYTES[dtype] if alone else 0)
         n_bytes = sum(self.stored.entry(source).n_bytes for source in self.sources(name))
         record = self.stored.file_of(name).record(name) if name in self.stored else None
         return TensorSpec(name, dtype, shape, n_bytes, record.blake3 if record else "")

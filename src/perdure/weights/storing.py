@@ -196,20 +196,21 @@ def _coordinates(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def _integers(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     parts = {"int_repr": tensor}  # its integers are made block by block when they are written
-    if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+    if tensor.qscheme() in _PER_CHANNEL:
         parts |= {"scales": tensor.q_per_channel_scales(), "zero_points": tensor.q_per_channel_zero_points()}
     return parts
 
 
 def _quantization(tensor: torch.Tensor) -> dict[str, Any]:
     fields: dict[str, Any] = {"dtype": short_name(tensor.dtype)}
-    if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+    if tensor.qscheme() in _PER_CHANNEL:
         return fields | {"axis": tensor.q_per_channel_axis()}
     return fields | {"scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
 
 
 _PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
-_QUANTIZERS = (*_PER_TENSOR, torch.per_channel_affine, torch.per_channel_symmetric)
+_PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric, torch.per_channel_affine_float_qparams)
+_QUANTIZERS = (*_PER_TENSOR, *_PER_CHANNEL)
 _INTEGERS = {torch.quint8: torch.uint8, torch.qint8: torch.int8, torch.qint32: torch.int32}
 _QUANTIZED = _Layout("quantized", _integers)
 _LAYOUTS = {

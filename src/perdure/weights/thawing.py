@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from perdure.disk.faults import broken
-from perdure.foreign.inert import ComposedTensor, Made, Named, Storage, Tensor
+from perdure.errors import LimitError
+from perdure.foreign.inert import ComposedTensor, Made, Named, Ordered, Storage, Tensor
 from perdure.weights.dtypes import by_name
 
 PLAIN_OBJECTS = {
@@ -29,13 +30,17 @@ def thaw(value: Any, tensor_of: Callable[[Tensor | ComposedTensor], torch.Tensor
         where: names the file in messages.
 
     Returns:
-        Dicts, lists, tuples, sets, plain values, tensors, arrays, types, devices; and the records of what is none of these.
+        Dicts (ordered ones with their attributes, such as `_metadata`), lists, tuples, sets, plain values, tensors, arrays,
+        types, devices; and the records of what is none of these.
+
+    Raises:
+        LimitError: the values are nested deeper than any that are meant to be read.
     """
     return _Thawing(tensor_of, where).run(value)
 
 
 class _Thawing:
-    """Makes the values of a nesting, inner ones first, without recursion."""
+    """Makes the values of a nesting, each object once."""
 
     def __init__(self, tensor_of: Callable[[Tensor | ComposedTensor], torch.Tensor], where: str) -> None:
         self._tensor_of, self._where = tensor_of, where
@@ -51,18 +56,18 @@ class _Thawing:
         if id(value) in self._made:
             return self._made[id(value)]
         if depth > _MAX_DEPTH:
-            return value
+            raise LimitError(f"reading {self._where}: its values are nested deeper than {_MAX_DEPTH} levels.")
         self._held.append(value)
         return self._make(value, depth + 1)
 
     def _make(self, value: Any, depth: int) -> Any:
-        if isinstance(value, list):
-            return self._fill(value, made := [], lambda: made.extend(self._thawed(item, depth) for item in value))
-        if isinstance(value, deque):
-            made = deque(maxlen=value.maxlen)
+        if isinstance(value, list | deque):
+            made = deque(maxlen=value.maxlen) if isinstance(value, deque) else []
             return self._fill(value, made, lambda: made.extend(self._thawed(item, depth) for item in value))
+        if isinstance(value, Ordered):
+            return self._ordered(value, depth)
         if isinstance(value, dict):
-            return self._dict(value, value.items(), depth)
+            return self._dict(value, value.items(), depth, Counter() if isinstance(value, Counter) else {})
         if isinstance(value, tuple):
             made = tuple(self._thawed(item, depth) for item in value)
         elif isinstance(value, set | frozenset):
@@ -85,9 +90,13 @@ class _Thawing:
         fill()
         return made
 
-    def _dict(self, value: Any, pairs: Any, depth: int) -> Any:
-        made: dict[Any, Any] = {}
+    def _ordered(self, value: Ordered, depth: int) -> Any:
+        made = self._dict(value, value.items(), depth, OrderedDict())
+        attributes = {key: item for key, item in value.attributes.items() if isinstance(key, str)}
+        vars(made).update({key: self._thawed(item, depth) for key, item in attributes.items()})
+        return made
 
+    def _dict(self, value: Any, pairs: Any, depth: int, made: dict[Any, Any]) -> Any:
         def fill() -> None:
             for key, item in pairs:
                 made[self._key(key, depth)] = self._thawed(item, depth)
@@ -108,9 +117,11 @@ class _Thawing:
     def _object(self, value: Made, depth: int) -> Any:
         name = (value.what.module, value.what.name) if isinstance(value.what, Named) else ()
         if name in PLAIN_OBJECTS and not value.args and isinstance(value.state, dict):
-            return self._dict(value, {**value.kwargs, **value.state}.items(), depth)
+            return self._dict(value, {**value.kwargs, **value.state}.items(), depth, {})
         if value.items and not value.args and value.state is None:
-            return self._dict(value, value.items, depth)
+            return self._dict(value, value.items, depth, {})
+        if name == ("torch", "device") and (device := _device_of(value.args)):
+            return device
         made = Made(value.what, called=value.called)
 
         def fill() -> None:
@@ -132,7 +143,15 @@ class _Thawing:
 
 
 _LEAVES = (bool, int, float, complex, str, bytes, bytearray, range, slice)
-_MAX_DEPTH = 500
+_MAX_DEPTH = 100
+
+
+def _device_of(args: tuple[Any, ...]) -> torch.device | None:
+    """Return a device; None where this PyTorch knows none of that name."""
+    try:
+        return torch.device(*args)
+    except (RuntimeError, TypeError, ValueError):
+        return None
 
 
 def _value_of(named: Named, where: str) -> Any:

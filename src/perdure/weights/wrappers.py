@@ -60,8 +60,8 @@ def translate(file: Kinds, places: Kinds, others: Kinds, *, statistics: bool = T
     """Find how the names of a file and of a model that wrap one thing differently belong together.
 
     A way is taken only where it finds a place for more than half of the file's names, where more of them fit by shape than
-    do as they are, and where no other way is as good. One beginning is taken for another only where both are usual names
-    of a wrapped model. PyTorch's own renames are found along with it.
+    do as they are, where none that has a place already would have another, and where no other way is as good. One beginning
+    is taken for another only where both are usual names of a wrapped model. PyTorch's own renames are found along with it.
 
     Args:
         file: the tensors of the file.
@@ -77,7 +77,7 @@ def translate(file: Kinds, places: Kinds, others: Kinds, *, statistics: bool = T
     as_it_is = _Way(False, "", "").follow(file, model, statistics)
     best, best_score, unclear = as_it_is, _score(as_it_is, file, model), False
     at_least = best_score[0]
-    n_file = sum(not _is_extra(name, shape, f"{name}.") for name, (_, shape) in file.items())
+    n_file = sum(not _is_extra(name, file, f"{name}.") for name in file)
     for way in _ways(file, model):
         found = way.follow(file, model, statistics)
         score = _score(found, file, model)
@@ -114,16 +114,14 @@ class _Way:
             by_key[key(name)] = "" if key(name) in by_key else name  # a key of two names is none
         keys = {name: self.adds + key(name)[len(self.strips) :] for name in file if key(name).startswith(self.strips)}
         taken = {name for name in file if name in model}
+        if any(place and place not in taken for place in (by_key.get(keys.get(name, "")) for name in taken)):
+            return Translation()  # a name that is a place as it is would have another one too
         named = self._place(keys, by_key, taken, model, variants(keys.values(), statistics))
         wrapped, wraps = bool(self.bare or self.strips), bool(self.bare or self.adds)
         return Translation(
             named,
-            frozenset(
-                name for name in file if wrapped and name not in model and _is_extra(name, file[name][1], self.strips)
-            ),
-            frozenset(
-                name for name in model if wraps and name not in file and _is_extra(name, model[name][1], self.adds)
-            ),
+            frozenset(name for name in file if wrapped and name not in model and _is_extra(name, file, self.strips)),
+            frozenset(name for name in model if wraps and name not in file and _is_extra(name, model, self.adds)),
         )
 
     @staticmethod
@@ -170,7 +168,11 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPER_PARTS)
 
 
-def _is_extra(name: str, shape: tuple[int, ...], start: str) -> bool:
-    """Tell whether a name is that of a scalar that a wrapper keeps, beside what begins with `start`."""
-    parent, _, last = name.rpartition(".")
-    return last in WRAPPER_EXTRAS and shape in ((), (1,)) and (not parent or start.startswith(f"{parent}."))
+def _is_extra(name: str, kinds: Kinds, start: str) -> bool:
+    """Tell whether a name is that of a scalar that a wrapper keeps, beside what begins with `start`.
+
+    It counts, or stands beside what counts updates: a number that is no integer may be one that the model learned.
+    """
+    (dtype, shape), (parent, dot, last) = kinds[name], name.rpartition(".")
+    counts = dtype.startswith(("int", "uint", "bool")) or f"{parent}{dot}num_updates" in kinds
+    return last in WRAPPER_EXTRAS and shape in ((), (1,)) and counts and (not parent or start.startswith(f"{parent}."))

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from perdure.weights.dtypes import is_plain
+from perdure.weights.matching import Kind
+
 Shape = tuple[int, ...]
 Options = Mapping[str, Any]
 Run = Callable[..., torch.Tensor]
@@ -46,6 +49,7 @@ class Adaptation:
         parameters: what the caller may set.
         reference: what it follows.
         applies: `applies(**options)` tells whether there is something to do although the shapes are the same.
+        of_reals: it computes with the values, which has a meaning for real numbers only.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Adaptation:
     parameters: tuple[Parameter, ...]
     reference: str
     applies: Callable[..., bool]
+    of_reals: bool
 
     def options(self, given: Options) -> tuple[dict[str, Any], str]:
         """Complete what the caller set; also returns why it cannot be taken, or nothing."""
@@ -67,6 +72,14 @@ class Adaptation:
                 return {}, f"{name}={value!r} is not {known[name].meaning}"
         return {name: given.get(name, parameter.default) for name, parameter in known.items()}, ""
 
+    def refuse_kinds(self, file: Kind, model: Kind, options: Options) -> str:
+        """Say why a tensor of the file cannot be fitted to a place of the model; nothing where it can."""
+        dtype = file[0]
+        if not is_plain(dtype) or (self.of_reals and not dtype.startswith(("float", "bfloat"))):
+            return f"a {dtype} cannot be adapted by {self.name!r}"
+        reason = self.refuse(file[1], model[1], **options)
+        return f"{self.name!r} does not fit: {reason}" if reason else ""
+
 
 def adaptation(
     name: str,
@@ -76,9 +89,10 @@ def adaptation(
     reference: str,
     parameters: tuple[Parameter, ...] = (),
     applies: Callable[..., bool] = lambda **_: False,
+    of_reals: bool = False,
 ) -> Callable[[Run], Adaptation]:
     """Describe a function as an adaptation."""
-    return lambda run: Adaptation(name, run, refuse, n_kept, parameters, reference, applies)
+    return lambda run: Adaptation(name, run, refuse, n_kept, parameters, reference, applies, of_reals)
 
 
 def everything(file: Shape, model: Shape, **_: Any) -> int:

@@ -29,6 +29,9 @@ Adapt = Mapping[str, Any]
 """Patterns of the model's names, and for each the name of an adaptation, a mapping with `how`, or a function."""
 
 
+_WILD = re.compile(r"[*?[]")
+
+
 class Wish(NamedTuple):
     """What the caller asked for the places that a pattern matches.
 
@@ -54,7 +57,12 @@ class Wishes:
         if not isinstance(adapt, Mapping | None):
             raise InputError(f"loading: adapt must be a mapping from patterns of names, not {type(adapt).__name__}.")
         self._wishes = [_wish(pattern, value, old_labels) for pattern, value in (adapt or {}).items()]
-        self._tests = [re.compile(fnmatch.translate(wish.pattern)).match for wish in self._wishes]
+        self._literal = {wish.pattern: at for at, wish in enumerate(self._wishes) if not _WILD.search(wish.pattern)}
+        self._tests = {
+            at: re.compile(fnmatch.translate(wish.pattern)).match
+            for at, wish in enumerate(self._wishes)
+            if wish.pattern not in self._literal
+        }
 
     def __bool__(self) -> bool:
         return bool(self._wishes)
@@ -62,8 +70,10 @@ class Wishes:
     def of(self, names: Iterable[str]) -> Wish | None:
         """Return what was asked for a place of these names."""
         names = list(names)
-        pairs = zip(self._wishes, self._tests, strict=True)
-        return next((wish for wish, test in pairs if any(map(test, names))), None)
+        exact = min((self._literal[name] for name in names if name in self._literal), default=len(self._wishes))
+        earlier = (at for at, test in self._tests.items() if at < exact and any(map(test, names)))
+        found = next(earlier, exact)
+        return self._wishes[found] if found < len(self._wishes) else None
 
     def check(self, names: Iterable[str]) -> None:
         """See that each pattern matches one of the model's names.
@@ -71,8 +81,9 @@ class Wishes:
         Raises:
             InputError: some do not; they are listed.
         """
-        names = list(names)
-        idle = [wish.pattern for wish, test in zip(self._wishes, self._tests, strict=True) if not any(map(test, names))]
+        names, known = list(names), set(names)
+        idle = [pattern for pattern in self._literal if pattern not in known]
+        idle += [self._wishes[at].pattern for at, test in self._tests.items() if not any(map(test, names))]
         if idle:
             raise InputError(
                 f"loading: no name of the model matches {', '.join(map(repr, idle))} of adapt. Its patterns are of the "

@@ -21,6 +21,7 @@ def _refuse(file: Shape, model: Shape, **_: Any) -> str:
     "channels",
     refuse=_refuse,
     n_kept=everything,
+    of_reals=True,
     parameters=(
         Parameter("scale", "grey", lambda value: value in ("grey", "ratio"), "'grey' or 'ratio' (as timm scales)"),
     ),

@@ -57,6 +57,11 @@ def _square(n_rows: int) -> Sides | None:
     return (side, side) if side and side * side == n_rows else None
 
 
+def seems_grid(shape: tuple[int, ...]) -> bool:
+    """Tell whether a table (1, positions, width) seems to be a square grid behind one token or two; texts' seldom are."""
+    return len(shape) == 3 and any(_square(shape[1] - before) for before in range(1, MAX_PREFIX + 1))
+
+
 def could_be_either(n_old: int, n_new: int) -> bool:
     """Tell whether two lengths are squares by chance, as those of texts may be: even ones, with nothing before."""
     squares = all(_square(n_rows) for n_rows in (n_old, n_new))

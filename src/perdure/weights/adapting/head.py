@@ -8,11 +8,16 @@ from typing import Any
 import torch
 
 from perdure.weights.adapting.adaptation import Parameter, Shape, adaptation
-from perdure.weights.adapting.rows import AXIS, n_rows_kept, new_rows, origins, refuse_rows, with_rows
+from perdure.weights.adapting.rows import AXIS, label_key, n_rows_kept, new_rows, origins, refuse_rows, with_rows
 
 
 def _are_labels(value: Any) -> bool:
-    return value is None or (isinstance(value, list | tuple) and len(set(map(str, value))) == len(value))
+    if not isinstance(value, list | tuple):
+        return value is None
+    try:
+        return len(set(map(label_key, value))) == len(value)
+    except TypeError:  # of something that cannot be looked up, such as a dict
+        return False
 
 
 def _refuse(file: Shape, model: Shape, *, labels: Any, old_labels: Any, axis: int, **_: Any) -> str:

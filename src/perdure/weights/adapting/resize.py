@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from perdure.weights.adapting.adaptation import Parameter, Shape, adaptation, everything, is_size
-from perdure.weights.adapting.grids import Grids, Sides, could_be_either, find_grids
+from perdure.weights.adapting.grids import Grids, Sides, could_be_either, find_grids, seems_grid
 
 _MODES = (None, "bicubic", "bilinear", "nearest", "linear")
 
@@ -33,8 +33,10 @@ def _refuse(file: Shape, model: Shape, **options: Any) -> str:
     known = options["grid"] is not None or options["old_grid"] is not None or options["prefix_tokens"] is not None
     if not known and options["axes"] is None and len(file) == 2 and could_be_either(n_old, n_new):
         return f"{n_old} and {n_new} positions may be rows or square grids: say axes=1 or axes=2"
-    if (known or options["axes"] == 2) and _grids(n_old, n_new, options) is None:
-        return f"{n_old} and {n_new} positions are no grids with the same tokens before them: give grid and old_grid"
+    no_row = options["axes"] is None and seems_grid(file)
+    if (known or no_row or options["axes"] == 2) and _grids(n_old, n_new, options) is None:
+        beside = "with the same tokens before them: give grid and old_grid, or axes=1 for rows"
+        return f"{n_old} and {n_new} positions are no grids {beside}"
     return ""
 
 
@@ -57,6 +59,7 @@ def _grids(n_old: int, n_new: int, options: dict[str, Any]) -> Grids | None:
     "resize",
     refuse=_refuse,
     n_kept=everything,
+    of_reals=True,
     applies=lambda grid, old_grid, **_: grid is not None and old_grid is not None and tuple(grid) != tuple(old_grid),
     parameters=(
         Parameter("grid", None, _is_grid, "the sides (height, width) of the model's grid"),

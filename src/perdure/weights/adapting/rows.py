@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from perdure.weights.adapting.adaptation import NEW_ROWS, Parameter, Shape
+from perdure.weights.storing import as_integers
 
 AXIS = Parameter(
     "axis", 0, lambda value: isinstance(value, int) and not isinstance(value, bool), "the axis of the rows"
@@ -35,12 +36,13 @@ def origins(n_file: int, n_model: int, old: Sequence[Any] | None, new: Sequence[
     """Return for each row of the model the file's row that it is given, or -1: by index, or where named by name."""
     if old is None or new is None:
         return [row if row < n_file else -1 for row in range(n_model)]
-    places = {_key(label): row for row, label in enumerate(old)}
-    return [places.get(_key(label), -1) for label in new]
+    places = {label_key(label): row for row, label in enumerate(old)}
+    return [places.get(label_key(label), -1) for label in new]
 
 
-def _key(label: Any) -> Hashable:
-    return tuple(label) if isinstance(label, list) else label
+def label_key(label: Any) -> Hashable:
+    """Return what labels are compared by: themselves, lists as tuples."""
+    return tuple(map(label_key, label)) if isinstance(label, list | tuple) else label
 
 
 def n_rows_kept(file: Shape, model: Shape, *, axis: int = 0, rows: Sequence[int] | None = None, **_: Any) -> int:
@@ -67,8 +69,9 @@ def with_rows(tensor: torch.Tensor, own: torch.Tensor, rows: Sequence[int], axis
         made = torch.zeros(own.shape, dtype=own.dtype, device="cpu")
     if new == "mean" and len(there) < len(rows):
         exact = tensor.dtype if tensor.dtype in (torch.float64, torch.complex64, torch.complex128) else torch.float32
-        made += tensor.to(exact).mean(axis, keepdim=True).to(own.dtype)
+        made = tensor.to(exact).mean(axis, keepdim=True).to(own.dtype).expand(own.shape).clone()
     if there:
         places, taken = (torch.tensor(numbers, device="cpu") for numbers in (there, [rows[place] for place in there]))
-        made.index_copy_(axis, places, tensor.index_select(axis, taken).to(own.dtype))
+        rows_of_file = as_integers(tensor).index_select(axis, taken).view(tensor.dtype)
+        as_integers(made).index_copy_(axis, places, as_integers(rows_of_file.to(own.dtype)))
     return made
