@@ -71,6 +71,15 @@ def test_what_a_model_changes_or_makes_stands_in_the_report() -> None:
     assert report.casts == {"0.bias": ("float16", "float32")} and model[0].weight.tolist() == [2.0] * 4
 
 
+def test_nothing_is_adapted_that_cannot_be_cast() -> None:
+    model = nn.Sequential(Doubles())
+    model.register_buffer("index", torch.arange(4))
+    content = saved({"0.weight": torch.ones(4), "0.bias": torch.ones(4), "index": torch.ones(6)})
+    with pytest.raises(MismatchError) as caught:
+        perdure.load_weights(model, content, adapt={"index": "head"})
+    assert set(caught.value.mismatched) == {"index"} and model.index.tolist() == [0, 1, 2, 3]
+
+
 def test_a_counter_that_is_not_in_the_file_stands_in_the_report() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
     report = perdure.load_weights(model, saved({"other": torch.ones(4)}), strict=False)

@@ -165,6 +165,11 @@ def test_a_part_of_a_weight_norm_is_not_taken_for_the_weight() -> None:
         assert "load first" in cause(match(plain, normed), plain, normed)
 
 
+def test_what_cannot_be_cast_is_skipped() -> None:
+    file, model = {**layers(2), "index": ("float16", (6,))}, {**layers(2), "index": ("int64", (4,))}
+    assert remedy_of(file, model) == {"adapt": {"index": "skip"}}
+
+
 def test_many_names_that_share_no_pattern_take_no_time() -> None:
     import time
 

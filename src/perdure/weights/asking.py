@@ -34,7 +34,7 @@ def ask_model(
     """
     state = incoming.state_dict(planned)
     places = shaped(slots.by_name)
-    for name in planned.wishes.keys() & state.keys() & places.keys():
+    for name in planned.match.adapted.keys() & planned.wishes.keys() & places.keys():
         state[name] = adapted(name, state[name], places[name], planned)
     given = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     kinds = {name: kind_of(value) for name, value in given.items()}

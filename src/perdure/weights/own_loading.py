@@ -124,10 +124,14 @@ def _load_module(
             if id(value) in origins and origins[id(value)] != name
         }
     )
+    below: dict[str, dict[str, Any]] = {}
+    for key, value in state.items():
+        if key.startswith(prefix):
+            below.setdefault(key[len(prefix) :].partition(".")[0], {})[key] = value
     for name, child in module._modules.items():
         if child is not None:
             start = f"{prefix}{name}."
-            own = {key: value for key, value in state.items() if key.startswith(start)}
+            own = {key: value for key, value in below.get(name, {}).items() if key.startswith(start)}
             _load_module(child, own, start, versions, said, origins)
     for hook in module._load_state_dict_post_hooks.values():
         hook(module, _IncompatibleKeys(said.missing, said.unexpected))
