@@ -50,7 +50,7 @@ def checkpoint(state: State) -> dict[str, Any]:
     """What a training loop saves: the state dict beside an optimizer that has stepped, and plain values."""
     parameters = [nn.Parameter(tensor.float()) for tensor in list(state.values())[:3]]
     optimizer = torch.optim.Adam(parameters)
-    sum(parameter.sum() for parameter in parameters).backward()
+    torch.stack([parameter.sum() for parameter in parameters]).sum().backward()
     optimizer.step()
     return {"epoch": 3, "state_dict": state, "optimizer": optimizer.state_dict(), "hyper_parameters": {"lr": 1e-3}}
 

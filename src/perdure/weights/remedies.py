@@ -63,10 +63,10 @@ def remedy(
         return {}
     if any(one_sided_norms(found)) or _renumbers(pairs, found):
         return {}
-    rename = rules_for(pairs, list(planned.ruled.values()))
     extra = [name for name in unexpected if name not in pairs]
     ruled = set(planned.ruled.values())
-    rename |= dict.fromkeys(_beginnings(extra, ruled, r"^{}\.", r"^{}$", re.escape))
+    rename: dict[str, Any] = dict.fromkeys(_beginnings(extra, ruled, r"^{}\.", r"^{}$", re.escape))
+    rename |= rules_for(pairs, list(planned.ruled.values()))  # behind: what they name may begin like what is left out
     adapt = _adaptations(found, planned, target, {name for name in missing if name not in pairs.values()})
     if adapt is None:
         return {}
