@@ -528,6 +528,15 @@ def test_the_fraction_where_the_file_has_the_second_name_of_what_is_tied() -> No
     assert report.fraction_loaded == 0.5 and set(report.adapted) == {"head.weight"}
 
 
+def test_a_tie_of_which_one_name_is_adapted_and_cast() -> None:
+    model = nn.ModuleDict({"tokens": nn.Embedding(9, 4), "head": nn.Linear(4, 9, bias=False)})
+    model["head"].weight = model["tokens"].weight
+    values = torch.randn(10, 4).half()
+    content = saved({"tokens.weight": values, "head.weight": values[:9].clone()})
+    perdure.load_weights(model, content, adapt={"tokens.*": "vocabulary"})
+    assert torch.equal(model["head"].weight, values[:9].float())
+
+
 def test_of_many_patterns_the_first_counts_too() -> None:
     wishes = Wishes({"a": "skip", "a*": "head", "b.[c]": "pad", "b.c": "skip", "*": "truncate"})
     found = {name: wishes.of([name]) for name in ("a", "ab", "b.c", "z")}

@@ -50,6 +50,43 @@ class ChangesData(Replaces):
         state[prefix + "weight"].data.mul_(2)
 
 
+class Doubles(nn.Module):
+    """Its hook changes one of the file's tensors, and makes another that the file lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale, self.bias = (nn.Parameter(torch.zeros(4)) for _ in range(3))
+        self.register_load_state_dict_pre_hook(self._double)
+
+    @staticmethod
+    def _double(module: Any, state: State, prefix: str, *_: Any) -> None:
+        state[prefix + "weight"] = state[prefix + "weight"] * 2
+        state.setdefault(prefix + "scale", torch.ones(4))
+
+
+def test_what_a_model_changes_or_makes_stands_in_the_report() -> None:
+    model = nn.Sequential(Doubles())
+    report = perdure.load_weights(model, saved({"0.weight": torch.ones(4), "0.bias": torch.ones(4).half()}))
+    assert report.adapted == {"0.weight": "changed by the model", "0.scale": "made by the model"}
+    assert report.casts == {"0.bias": ("float16", "float32")} and model[0].weight.tolist() == [2.0] * 4
+
+
+def test_nothing_is_adapted_that_cannot_be_cast() -> None:
+    model = nn.Sequential(Doubles())
+    model.register_buffer("index", torch.arange(4))
+    content = saved({"0.weight": torch.ones(4), "0.bias": torch.ones(4), "index": torch.ones(6)})
+    with pytest.raises(MismatchError) as caught:
+        perdure.load_weights(model, content, adapt={"index": "head"})
+    assert set(caught.value.mismatched) == {"index"} and model.index.tolist() == [0, 1, 2, 3]
+
+
+def test_a_counter_that_is_not_in_the_file_stands_in_the_report() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    report = perdure.load_weights(model, saved({"other": torch.ones(4)}), strict=False)
+    left = {*report.missing, *report.kept, *report.adapted}
+    assert left == set(model.state_dict()) and report.fraction_loaded == 0.0
+
+
 class RewritesChildren(nn.Module):
     """Its loader renames and changes what its child then loads."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -40,11 +40,19 @@ def prefix_added(model: nn.Module, state: State) -> Spoilt:
 
 
 def nested(model: nn.Module, state: State) -> Spoilt:
-    """Within what a training loop saves, beside another model."""
-    names = {name: f"state_dict.model.{name}" for name in state}
-    spoilt = _of(state, names)
-    more = {f"state_dict.loss.weight.{number}": torch.ones(number + 1) for number in range(3)}
+    """What Lightning keeps of a model and a loss; the file has it within what a training loop saves, see `checkpoint`."""
+    spoilt = _of(state, {name: f"model.{name}" for name in state})
+    more = {f"loss.weight.{number}": torch.ones(number + 1) for number in range(3)}
     return spoilt._replace(state=spoilt.state | more, unexpected=frozenset(more))
+
+
+def checkpoint(state: State) -> dict[str, Any]:
+    """What a training loop saves: the state dict beside an optimizer that has stepped, and plain values."""
+    parameters = [nn.Parameter(tensor.float()) for tensor in list(state.values())[:3]]
+    optimizer = torch.optim.Adam(parameters)
+    torch.stack([parameter.sum() for parameter in parameters]).sum().backward()
+    optimizer.step()
+    return {"epoch": 3, "state_dict": state, "optimizer": optimizer.state_dict(), "hyper_parameters": {"lr": 1e-3}}
 
 
 def head_changed(model: nn.Module, state: State) -> Spoilt:

@@ -14,7 +14,7 @@ import perdure
 from perdure.errors import MismatchError
 from perdure.records.reports import LoadReport
 from sweeps.cases import cases_of
-from sweeps.spoiling import SPOILINGS, Spoilt, State, with_weight_norm
+from sweeps.spoiling import SPOILINGS, Spoilt, State, checkpoint, with_weight_norm
 from torchvision_operators import declare_operators
 
 declare_operators()
@@ -87,11 +87,27 @@ def check(model: nn.Module, before: State, spoilt: Spoilt, report: LoadReport, p
     assert prefix or spoilt.state.keys() - taken <= {*report.unexpected, *report.unused}
 
 
+def write(state: State, path: Path, spoiling: str, how: str) -> None:
+    """Save what was spoilt: as safetensors, or as `torch.save` does now and did before 1.6; nested always by it."""
+    content = checkpoint(state) if spoiling == "nested" else state
+    if how == "safetensors" and spoiling != "nested":
+        save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how != "legacy")
+
+
+BY_TORCH = ("vit", "gpt2", "bart", "resnet18")
+"""Architectures whose files are also written by `torch.save`."""
+
+
 @pytest.mark.parametrize("spoiling", SPOILINGS)
 @pytest.mark.parametrize(
-    ("library", "name"), [(library, name) for library, names in ARCHITECTURES.items() for name in names]
-)
-def test_spoilt(library: str, name: str, spoiling: str, tmp_path: Path) -> None:
+    ("library", "name", "how"),
+    [(library, name, "safetensors") for library, names in ARCHITECTURES.items() for name in names]
+    + [(library, name, how) for library, names in ARCHITECTURES.items() for name in names if name in BY_TORCH
+       for how in ("zip", "legacy")],
+)  # fmt: skip
+def test_spoilt(library: str, name: str, how: str, spoiling: str, tmp_path: Path) -> None:
     build = normed_model_of if spoiling == "old weight norm" else model_of
     model = build(library, name)
     blank_before = state_of(model)
@@ -100,8 +116,8 @@ def test_spoilt(library: str, name: str, spoiling: str, tmp_path: Path) -> None:
         for number, (key, tensor) in enumerate(untied(model).items())
     }
     spoilt = SPOILINGS[spoiling](model, distinct)
-    path = tmp_path / "spoilt.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in spoilt.state.items()}, path)
+    path = tmp_path / "spoilt"
+    write(spoilt.state, path, spoiling, how)
     before = blank(model)
     twins = names_of_each_memory(model)
     spoilt = spoilt._replace(missing=frozenset(name for one in spoilt.missing for name in twins[one]))

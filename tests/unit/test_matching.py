@@ -165,6 +165,17 @@ def test_a_part_of_a_weight_norm_is_not_taken_for_the_weight() -> None:
         assert "load first" in cause(match(plain, normed), plain, normed)
 
 
+def test_what_cannot_be_cast_is_skipped() -> None:
+    file, model = {**layers(2), "index": ("float16", (6,))}, {**layers(2), "index": ("int64", (4,))}
+    assert remedy_of(file, model) == {"adapt": {"index": "skip"}}
+
+
+def test_what_is_left_out_goes_before_what_takes_its_name() -> None:
+    file = {**layers(3), **kinds(old__extra__weight=(7, 4), old__extra__bias=(7,), extra__w=(4, 4))}
+    rename = remedy_of(file, {**layers(3), **kinds(extra__weight=(7, 4), extra__bias=(7,))})["rename"]
+    assert list(rename.items()) == [(r"^extra\.", None), (r"^old\.extra\.", "extra.")]
+
+
 def test_many_names_that_share_no_pattern_take_no_time() -> None:
     import time
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from perdure.weights.dtypes import kind_of
+from perdure.weights.dtypes import is_plain, kind_of
 from perdure.weights.filling import adapted, volatile_on_meta
 from perdure.weights.incoming import Incoming
 from perdure.weights.load_reports import shaped
 from perdure.weights.matching import Match, shown
 from perdure.weights.own_loading import Said, load_own_way, put_back_on_failure
-from perdure.weights.placing import exchange, move_rest, refuse_left_on_meta, refuse_on_meta
+from perdure.weights.placing import exchange, move_rest, refuse_left_on_meta, refuse_on_meta, same_bits
 from perdure.weights.plans import Plan
-from perdure.weights.slots import ModelSlots
+from perdure.weights.slots import PLAIN_TYPES, ModelSlots, find_slots
 
 
 def ask_model(
@@ -34,14 +34,18 @@ def ask_model(
     """
     state = incoming.state_dict(planned)
     places = shaped(slots.by_name)
-    for name in planned.wishes.keys() & state.keys() & places.keys():
+    for name in planned.match.adapted.keys() & planned.wishes.keys() & places.keys():
         state[name] = adapted(name, state[name], places[name], planned)
-    kinds = {name: kind_of(value) for name, value in state.items() if isinstance(value, torch.Tensor)}
+    given = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    kinds = {name: kind_of(value) for name, value in given.items()}
     on_meta = {name for name, tensor in slots.by_name.items() if tensor.is_meta}
     volatile = volatile_on_meta(slots, incoming, planned)
     with put_back_on_failure(slots.modules, device):
         said = load_own_way(model, state)
         found = _match_said(said, kinds, planned, slots)
+        found = dataclasses.replace(
+            found, adapted=_changed(found, given, said, find_slots(slots.modules)) | found.adapted
+        )
         refuse(found, said.errors)
         refuse_left_on_meta(sorted(on_meta & {*found.missing, *found.mismatched, *found.kept}), incoming.where)
         with torch.no_grad():
@@ -51,6 +55,30 @@ def ask_model(
                 move_rest(model, device)
         refuse_on_meta(model, incoming.where)
     return found
+
+
+def _changed(found: Match, given: dict[str, torch.Tensor], said: Said, slots: ModelSlots) -> dict[str, str]:
+    """Return the places for which the model made values itself, from the file's or without them.
+
+    Of a model that was asked as a whole, which may have other names for all its places, nothing is known.
+    """
+    if not said.by_modules:
+        return {}
+    fitting = set(found.fitting)
+    origins = {said.renamed.get(name, name): name for name in given if name not in said.unexpected}
+    there = [name for name in found.fitting if name in slots.by_name]
+    changed = [name for name in there if _differ(given[origins[name]], slots.by_name[name])]
+    others = (
+        (found.filled or frozenset()) - {twin for name in fitting for twin in slots.twins(name)} - slots.views.keys()
+    )
+    return dict.fromkeys(changed, "changed by the model") | dict.fromkeys(sorted(others), "made by the model")
+
+
+def _differ(tensor: torch.Tensor, own: torch.Tensor) -> bool:
+    """Tell whether a dense place holds something else than the tensor that it was given."""
+    if not all(type(one) in PLAIN_TYPES and is_plain(kind_of(one)[0]) for one in (tensor, own)) or own.is_meta:
+        return False
+    return tensor.shape != own.shape or not same_bits(own.detach(), tensor.to(own))
 
 
 def _match_said(said: Said, kinds: dict[str, Any], planned: Plan, slots: ModelSlots) -> Match:

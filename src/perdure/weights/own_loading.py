@@ -23,7 +23,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 
 from perdure.weights.placing import exchange, fill
-from perdure.weights.slots import Modules
+from perdure.weights.slots import PLAIN_TYPES, Modules
 from perdure.weights.storing import copied
 
 _PLAIN_LOADERS = {
@@ -31,7 +31,6 @@ _PLAIN_LOADERS = {
     _NormBase._load_from_state_dict,  # adds num_batches_tracked to what came before PyTorch 0.4.1: `missing_counters`
     _InstanceNorm._load_from_state_dict,  # refuses statistics it does not keep: they are unexpected here
 }
-_PLAIN_TYPES = frozenset((torch.Tensor, nn.Parameter))
 
 
 def loads_its_own_way(model: nn.Module, modules: Modules) -> bool:
@@ -53,7 +52,7 @@ def _holds_special(module: nn.Module) -> bool:
     tensors = (
         [*module._parameters.values(), *module._buffers.values()] if module._buffers else module._parameters.values()
     )
-    return any(type(tensor) not in _PLAIN_TYPES and _has_own_type(tensor) for tensor in tensors if tensor is not None)
+    return any(type(tensor) not in PLAIN_TYPES and _has_own_type(tensor) for tensor in tensors if tensor is not None)
 
 
 def _has_own_type(tensor: torch.Tensor) -> bool:
@@ -63,7 +62,7 @@ def _has_own_type(tensor: torch.Tensor) -> bool:
 
 @dataclasses.dataclass
 class Said:
-    """What a model said about the state dict that it was given."""
+    """What a model said about the state dict that it was given; whether each of its modules was asked, or it alone."""
 
     missing: list[str] = dataclasses.field(default_factory=list)
     unexpected: list[str] = dataclasses.field(default_factory=list)
@@ -71,6 +70,7 @@ class Said:
     errors: list[str] = dataclasses.field(default_factory=list)
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
     unfilled: set[str] = dataclasses.field(default_factory=set)
+    by_modules: bool = False
 
 
 def load_own_way(model: nn.Module, state: OrderedDict[str, Any]) -> Said:
@@ -85,6 +85,7 @@ def load_own_way(model: nn.Module, state: OrderedDict[str, Any]) -> Said:
         if getattr(model.load_state_dict, "__func__", None) is not nn.Module.load_state_dict:
             _ask(model, state, said)
         else:
+            said.by_modules = True
             origins = {id(value): name for name, value in state.items() if isinstance(value, torch.Tensor)}
             _load_module(model, state, "", state._metadata, said, origins)  # type: ignore[attr-defined]
     mismatched = {match[1]: error for error in said.errors if (match := _SIZES.match(error))}
@@ -123,10 +124,14 @@ def _load_module(
             if id(value) in origins and origins[id(value)] != name
         }
     )
+    below: dict[str, dict[str, Any]] = {}
+    for key, value in state.items():
+        if key.startswith(prefix):
+            below.setdefault(key[len(prefix) :].partition(".")[0], {})[key] = value
     for name, child in module._modules.items():
         if child is not None:
             start = f"{prefix}{name}."
-            own = {key: value for key, value in state.items() if key.startswith(start)}
+            own = {key: value for key, value in below.get(name, {}).items() if key.startswith(start)}
             _load_module(child, own, start, versions, said, origins)
     for hook in module._load_state_dict_post_hooks.values():
         hook(module, _IncompatibleKeys(said.missing, said.unexpected))
@@ -218,11 +223,11 @@ class _Real(_Memory):
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor)
         self._data = tensor.data
-        self._copy = copied(tensor.detach()) if type(tensor) in _PLAIN_TYPES else tensor.detach().clone()
+        self._copy = copied(tensor.detach()) if type(tensor) in PLAIN_TYPES else tensor.detach().clone()
 
     def put_back(self) -> None:
         with torch.no_grad():
-            if type(self.tensor) in _PLAIN_TYPES:
+            if type(self.tensor) in PLAIN_TYPES:
                 self.tensor.data = self._data
                 fill(self.tensor.detach(), self._copy)
             else:

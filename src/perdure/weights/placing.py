@@ -224,13 +224,18 @@ def refuse_differing_ties(slots: ModelSlots, tensors: dict[str, torch.Tensor], w
     given: dict[str, str] = {}
     for name in (name for name in slots.by_name if name in tensors):
         other = given.setdefault(slots.first(name), name)
-        if not _same_bits(tensors[name], tensors[other]):
+        one, two = tensors[name], tensors[other]
+        if (
+            one.dtype != two.dtype and one.layout is two.layout is torch.strided
+        ):  # what counts is what the place would hold
+            one, two = (tensor.to(slots.by_name[name].dtype) for tensor in (one, two))
+        if not same_bits(one, two):
             raise _differing(name, other, where)
     for name, view in slots.views.items():
         if name in given and view.of in given:
             owner = tensors[given[view.of]]
             part = _contiguous(owner).as_strided(view.shape, view.stride, view.offset)
-            if not _same_bits(tensors[given[name]], part):
+            if not same_bits(tensors[given[name]], part):
                 raise _differing(given[name], given[view.of], where)
     loose = {name for name in given if name in slots.overlapping}
     loose |= {name for name, view in slots.views.items() if name in given and view.of not in given}
@@ -255,7 +260,7 @@ def _refuse_differing_overlaps(
         part = whole.as_strided(place.shape, place.stride(), place.storage_offset())
         filled[name] = fill(part, tensors[name])
     for name, place in filled.items():
-        if not _same_bits(place, tensors[name].to(place)):
+        if not same_bits(place, tensors[name].to(place)):
             raise MismatchError(
                 f"loading {where}: the memory of {name!r} overlaps that of another parameter or buffer of the model, for "
                 f"which the file has other values. Give both memory of their own in the model."
@@ -269,14 +274,15 @@ def _differing(name: str, other: str, where: str) -> MismatchError:
     )
 
 
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Tell whether two tensors are of one type and shape, and hold the same bits."""
     if (a.dtype, a.shape, a.layout) != (b.dtype, b.shape, b.layout):
         return False
     if a.layout is not torch.strided or a.is_quantized:
         one, other = composition(a), composition(b)
         if a.is_quantized:
             one.parts["int_repr"], other.parts["int_repr"] = a.int_repr(), b.int_repr()
-        return one.fields == other.fields and all(_same_bits(part, other.parts[key]) for key, part in one.parts.items())
+        return one.fields == other.fields and all(same_bits(part, other.parts[key]) for key, part in one.parts.items())
     if a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
         return True
     return torch.equal(_bytes(a), _bytes(b))

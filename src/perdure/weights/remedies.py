@@ -19,6 +19,7 @@ from perdure.weights.adapting.truncate import truncate
 from perdure.weights.adapting.vocabulary import vocabulary
 from perdure.weights.causes import fitting_prefixes, one_sided_norms
 from perdure.weights.correspondences import correspondences, rules_for
+from perdure.weights.dtypes import can_cast
 from perdure.weights.matching import Kind, Kinds, Match
 from perdure.weights.plans import Asked, Plan, Target, plan
 
@@ -62,10 +63,10 @@ def remedy(
         return {}
     if any(one_sided_norms(found)) or _renumbers(pairs, found):
         return {}
-    rename = rules_for(pairs, list(planned.ruled.values()))
     extra = [name for name in unexpected if name not in pairs]
     ruled = set(planned.ruled.values())
-    rename |= dict.fromkeys(_beginnings(extra, ruled, r"^{}\.", r"^{}$", re.escape))
+    rename: dict[str, Any] = dict.fromkeys(_beginnings(extra, ruled, r"^{}\.", r"^{}$", re.escape))
+    rename |= rules_for(pairs, list(planned.ruled.values()))  # behind: what they name may begin like what is left out
     adapt = _adaptations(found, planned, target, {name for name in missing if name not in pairs.values()})
     if adapt is None:
         return {}
@@ -181,7 +182,7 @@ def _fitting(name: str, file: Kind, model: Kinds, rows: set[Any], of_images: set
         of_images: modules that hold something whose name tells of images.
     """
     old, new = file[1], model[name][1]
-    if old == new or name.endswith(_DERIVED):
+    if old == new or name.endswith(_DERIVED) or not can_cast(file[0], model[name][0]):
         return "skip"
     candidates: list[tuple[Adaptation, dict[str, Any]]] = []
     if _POSITIONS.search(name):

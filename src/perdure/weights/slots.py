@@ -168,11 +168,11 @@ def _is_whole(sharing: Sharing, owner: torch.Tensor) -> bool:
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:
-    plain = type(tensor) in _PLAIN_TYPES and tensor.layout is torch.strided
+    plain = type(tensor) in PLAIN_TYPES and tensor.layout is torch.strided
     return plain and tensor.numel() > 0 and not tensor.is_meta and not tensor.is_quantized
 
 
-_PLAIN_TYPES = frozenset((torch.Tensor, nn.Parameter))
+PLAIN_TYPES = frozenset((torch.Tensor, nn.Parameter))
 
 
 def missing_counters(modules: Modules, names: Container[str], versions: Callable[[], Versions]) -> list[str]:
