@@ -247,9 +247,20 @@ def test_a_checkpoint_of_another_writer(tmp_path: Path) -> None:
     assert list(perdure.open(tmp_path / "a.safetensors")) == ["w"]
     assert report.warnings == ("what stands beside the state dict was left out: optimizer.",)
     torch.save({"layers": [state, state]}, tmp_path / "lists.pt")
-    with pytest.raises(MissingTensorError, match=r"no state dict in it, but layers.*load_checkpoint"):
+    with pytest.raises(MissingTensorError, match=r"no state dict is in it, only layers.*load_checkpoint"):
         perdure.convert(tmp_path / "lists.pt", tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_tensors_that_no_state_dict_has_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.table = torch.ones(3)  # type: ignore[assignment]
+    torch.save(model, tmp_path / "a.pt")
+    report = perdure.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert "tensors that modules hold as other attributes (1)" in report.warnings[0]
+    torch.save(torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2))), tmp_path / "q.pt")
+    with pytest.raises(MissingTensorError, match="only tensors that modules hold as other attributes"):
+        perdure.convert(tmp_path / "q.pt", tmp_path / "b.safetensors")
 
 
 def test_only_a_part(tmp_path: Path) -> None:

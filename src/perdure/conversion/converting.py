@@ -116,7 +116,7 @@ class _Conversion:
         beside = _names_beside(weights)
         if beside and not len(weights):
             raise MissingTensorError(
-                f"converting {weights.path}: there is no state dict in it, but {', '.join(beside[:10])}. Name where the "
+                f"converting {weights.path}: no state dict is in it, only {', '.join(beside[:10])}. Name where the "
                 f"weights are with prefix, or take them from perdure.load_checkpoint and save them with save_weights."
             )
         if beside:
@@ -197,10 +197,11 @@ class _Conversion:
 def _names_beside(weights: Weights) -> list[str]:
     """Return what stands beside the state dict of another writer's file, by name; nothing of it is read."""
     stored = weights.restorer.stored
-    rest = stored.state.rest if isinstance(stored, ForeignStored) else None
-    if rest is None:
+    if not isinstance(stored, ForeignStored):
         return []
-    return fold([str(key) for key in rest]) if isinstance(rest, dict) else ["its other content"]
+    rest, n_unnamed = stored.state.rest, stored.n_unnamed
+    names = [str(key) for key in rest] if isinstance(rest, dict) else [] if rest is None else ["its other content"]
+    return fold(names) + ([f"tensors that modules hold as other attributes ({n_unnamed})"] if n_unnamed else [])
 
 
 def _manifest_of(weights: Weights) -> Manifest:
