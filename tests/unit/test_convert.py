@@ -20,7 +20,7 @@ from torch import nn
 import perdure
 from perdure.disk import writing
 from perdure.disk.writing import Item
-from perdure.errors import DigestError, InputError, PathError, StorageError, UnsupportedTensorError
+from perdure.errors import DigestError, InputError, MissingTensorError, PathError, StorageError, UnsupportedTensorError
 from perdure.foreign.zips import writing as zip_writing
 
 
@@ -236,6 +236,31 @@ def test_a_file_of_another_writer(tmp_path: Path) -> None:
     with safetensors.safe_open(tmp_path / "back.safetensors", "pt") as back:
         assert back.metadata() == {"format": "pt"}
         assert all(torch.equal(back.get_tensor(name), tensor) for name, tensor in tensors.items())
+
+
+def test_a_checkpoint_of_another_writer(tmp_path: Path) -> None:
+    state = {"w": torch.ones(2)}
+    torch.save(
+        {"model": state, "optimizer": {"state": {0: {"m": torch.ones(9)}}, "param_groups": []}}, tmp_path / "a.pt"
+    )
+    report = perdure.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert list(perdure.open(tmp_path / "a.safetensors")) == ["w"]
+    assert report.warnings == ("what stands beside the state dict was left out: optimizer.",)
+    torch.save({"layers": [state, state]}, tmp_path / "lists.pt")
+    with pytest.raises(MissingTensorError, match=r"no state dict is in it, only layers.*load_checkpoint"):
+        perdure.convert(tmp_path / "lists.pt", tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_tensors_that_no_state_dict_has_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.table = torch.ones(3)  # type: ignore[assignment]
+    torch.save(model, tmp_path / "a.pt")
+    report = perdure.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert "tensors that modules hold as other attributes (1)" in report.warnings[0]
+    torch.save(torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2))), tmp_path / "q.pt")
+    with pytest.raises(MissingTensorError, match="only tensors that modules hold as other attributes"):
+        perdure.convert(tmp_path / "q.pt", tmp_path / "b.safetensors")
 
 
 def test_only_a_part(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Where the state dict of a file is found, and what is left beside it."""
 
+import time
+
 import pytest
 
 import perdure
 from perdure.disk.sources import BytesSource
 from perdure.errors import CorruptError, LimitError
 from perdure.foreign.inert import Made, Named, Ordered, Storage, Tensor
-from perdure.foreign.states import find_state, state_under
+from perdure.foreign.states import find_state, missing_under, state_under
 
 
 def tensor() -> Tensor:
@@ -112,6 +114,20 @@ def test_refuses_a_module_within_itself_and_values_shared_without_end():
         value = {"a": value, "b": value, "w": W}
     with pytest.raises(LimitError, match="stand at more"):
         find_state(value, "file")
+
+
+@pytest.mark.parametrize("last", [{}, {"w": W}], ids=["nothing", "a tensor"])
+def test_what_stands_at_many_places_is_looked_at_once(last):
+    part = {**{f"x{number}": 1 for number in range(20_000)}, **last}
+    start = time.perf_counter()
+    with pytest.raises(LimitError, match="places"):
+        find_state({f"k{number}": {"inner": part} for number in range(20_000)}, "file")
+    assert time.perf_counter() - start < 2
+
+
+def test_the_error_for_a_prefix_names_what_leads_to_weights():
+    error = missing_under("nothing", {"epoch": 1, "ema": STATE, "model": {"net": STATE}, "opt": OPTIMIZER}, "file")
+    assert str(error).endswith("begins with 'nothing.'. Weights are under ema, model.")
 
 
 def test_refuses_two_tensors_of_one_name():

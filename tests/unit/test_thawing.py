@@ -2,14 +2,16 @@
 
 import io
 from collections import Counter, OrderedDict, deque
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import perdure
-from perdure.errors import MissingTensorError
+from perdure.errors import FormatError, MissingTensorError
 
 
 def saved(value: Any) -> bytes:
@@ -67,3 +69,12 @@ def test_names_stand_in_the_order_of_the_state_dict() -> None:
         "last": torch.ones(1),
     }
     assert list(perdure.open(saved(state))) == list(torch.load(io.BytesIO(saved(state)), weights_only=False))
+
+
+def test_a_pickle_of_joblib_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    joblib = pytest.importorskip("joblib")
+    joblib.dump({"w": np.arange(100.0)}, tmp_path / "a.joblib")
+    with pytest.raises(FormatError, match=r"joblib.*numpy\.savez"):
+        perdure.open(tmp_path / "a.joblib")
+    report = perdure.check(tmp_path / "a.joblib")
+    assert report.verdict == "damaged" and any("joblib" in finding.message for finding in report.findings)

@@ -51,7 +51,7 @@ DANGEROUS = {
 NEEDS_CODE = {
     "class": call("some.where", "Net", after=NEW), "class_called": call("some.where", "Net"), "main": call("__main__", "Net", after=NEW), "inner_class": call("some.where", "Outer.Inner", after=NEW),
     "function_named": call("some.where", "run", b"", REFER), "activation": call("torch.nn.functional", "relu", b"", REFER), "module": call("torch.nn.modules.linear", "Linear", after=NEW),
-    "lower_case_class": call("scipy.sparse._csr", "csr_matrix", after=NEW), "reconstructor": call("sklearn.x", "__pyx_unpickle_Loss"), "pandas": call("pandas.core.indexes.base", "_new_Index"),
+    "lower_case_class": call("scipy.sparse._csr", "csr_matrix", after=NEW), "reconstructor": call("sklearn.x", "__pyx_unpickle_Loss"), "pandas": call("pandas.core.indexes.base", "_new_Index"), "cython": call("sklearn.neighbors._kd_tree", "newObj"),
     "method": call("builtins", "getattr", b"csome.where\nNet\n\x8c\x07forward\x86"), "partial": call("functools", "partial", b"csome.where\nLayer\n\x85"), "library_named": call("os", "system", b"", REFER),
     "types_module": call("some.types", "Kind"), "script": call("__torch__.torch.nn.modules.conv.___torch_mangle_1", "Conv2d", after=NEW),
 }  # fmt: skip

@@ -17,8 +17,9 @@ from perdure.disk.memory import Piece
 from perdure.disk.seal import DIGEST_KEY
 from perdure.disk.sources import usable_path
 from perdure.disk.writing import Item
-from perdure.errors import InputError, PathError
+from perdure.errors import InputError, MissingTensorError, PathError
 from perdure.foreign.description import info
+from perdure.foreign.placed import ForeignStored
 from perdure.records.manifest import Manifest, ModuleVersions
 from perdure.records.names import fold
 from perdure.records.reports import SaveReport
@@ -66,6 +67,7 @@ def convert(
 
     Raises:
         UnsupportedTensorError: a tensor that the kind of file cannot hold; the message names it and what to do.
+        MissingTensorError: it has other content, and no state dict.
         PathError: the ending is none of these.
         DigestError, CorruptError: the source is damaged; nothing was written.
         DiskFullError, StorageError, ConflictError: as `save_weights`; an old file at the path is whole.
@@ -111,9 +113,14 @@ class _Conversion:
         self._progress = progress
         self._losses = Losses()
         self._warnings: list[str] = []
-        if weights.extra is not None:
-            names = [str(key) for key in weights.extra] if isinstance(weights.extra, dict) else ["its other content"]
-            self._warn(f"what stands beside the state dict was left out: {', '.join(fold(names)[:10])}.")
+        beside = _names_beside(weights)
+        if beside and not len(weights):
+            raise MissingTensorError(
+                f"converting {weights.path}: no state dict is in it, only {', '.join(beside[:10])}. Name where the "
+                f"weights are with prefix, or take them from perdure.load_checkpoint and save them with save_weights."
+            )
+        if beside:
+            self._warn(f"what stands beside the state dict was left out: {', '.join(beside[:10])}.")
         self._changes = dtype is not None or weights.prefix != ""
         self._manifest = self._valid(weights.manifest or _manifest_of(weights))
         self._inner = frozenset(names_in(weights.manifest.extra_state)) if weights.manifest else frozenset()
@@ -185,6 +192,16 @@ class _Conversion:
         metadata = self._weights.restorer.stored.metadata
         blobs = {key: text for key, text in metadata.items() if key.startswith("perdure.") and key != DIGEST_KEY}
         return {key: text for key, text in blobs.items() if key == "perdure.buffers" or not self._changes}
+
+
+def _names_beside(weights: Weights) -> list[str]:
+    """Return what stands beside the state dict of another writer's file, by name; nothing of it is read."""
+    stored = weights.restorer.stored
+    if not isinstance(stored, ForeignStored):
+        return []
+    rest, n_unnamed = stored.state.rest, stored.n_unnamed
+    names = [str(key) for key in rest] if isinstance(rest, dict) else [] if rest is None else ["its other content"]
+    return fold(names) + ([f"tensors that modules hold as other attributes ({n_unnamed})"] if n_unnamed else [])
 
 
 def _manifest_of(weights: Weights) -> Manifest:

@@ -41,7 +41,7 @@ class ForeignStored(StoredTensors):
         if prefix and not any(name.startswith(f"{prefix.rstrip('.')}.") for name in found.tensors):
             under = state_under(self.content.value, prefix, self.where)
             if under is None:
-                raise missing_under(prefix, self.where)
+                raise missing_under(prefix, self.content.value, self.where)
             found, prefix = under
         self._place(found)
         return prefix or None
@@ -64,6 +64,12 @@ class ForeignStored(StoredTensors):
 
     def opened_files(self) -> Iterable[StoredFile]:
         return self._opened.values()
+
+    @property
+    def n_unnamed(self) -> int:
+        """How many tensors are neither in the state dict nor beside it: attributes of modules that no `state_dict` has."""
+        beside = {self.name_of[id(tensor)] for tensor in names_left(self.state.rest)}
+        return len({name for name in self.name_of.values() if name.startswith("\0")} - beside)
 
     @property
     def versions(self) -> Mapping[str, Any]:

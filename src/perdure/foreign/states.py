@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from perdure.errors import CorruptError, LimitError, MissingTensorError
@@ -95,8 +95,9 @@ def _is_group(value: object) -> bool:
 def _evident(value: Any) -> tuple[str, ...]:
     """Return the keys that lead to what is evidently the state dict."""
     path: tuple[str, ...] = ()
+    bearing = _bearing(value)
     while type(value) in (dict, Ordered) and len(path) < _MAX_PATH:
-        chosen = _main_of(value)
+        chosen = _main_of(value, bearing)
         if chosen is None:
             break
         path += (chosen,)
@@ -104,9 +105,9 @@ def _evident(value: Any) -> tuple[str, ...]:
     return path
 
 
-def _main_of(value: Mapping[Any, Any]) -> str | None:
+def _main_of(value: Mapping[Any, Any], bearing: Set[int]) -> str | None:
     """Return the key of a checkpoint under which its weights are; None where there is none, or several might be it."""
-    groups = [key for key, inner in value.items() if isinstance(key, str) and _leads_to_weights(inner)]
+    groups = _groups(value, bearing)
     mains = [key for key in MAIN if key in groups]
     if mains or _has_tensors(value) or len(value) == 1:
         return mains[0] if mains else None
@@ -114,26 +115,43 @@ def _main_of(value: Mapping[Any, Any]) -> str | None:
     return current[0] if len(current) == 1 else None
 
 
+def _groups(value: Mapping[Any, Any], bearing: Set[int]) -> list[str]:
+    """Return the keys under which weights are: a module, or a mapping that holds some or leads to some."""
+    return [key for key, inner in value.items() if isinstance(key, str) and (id(inner) in bearing or is_module(inner))]
+
+
 def _has_tensors(value: Mapping[Any, Any]) -> bool:
     return any(isinstance(inner, AnyTensor) for inner in value.values())
 
 
-def _leads_to_weights(value: Any) -> bool:
-    """Tell whether something holds weights: a module, or a mapping with tensors; the state of an optimizer does not."""
-    if is_module(value):
-        return True
+def _bearing(value: Any) -> set[int]:
+    """Return the `id` of each mapping below a value that holds weights or leads to some; states of optimizers do not.
+
+    Each is looked at once, however many places it stands at.
+    """
+    holders: dict[int, list[int]] = {}
+    found: list[int] = []
     seen: set[int] = set()
-    waiting = [(value, 0)]
+    waiting = list(value.values()) if isinstance(value, dict) else []
     while waiting:
-        inner, depth = waiting.pop()
-        if type(inner) not in (dict, Ordered) or id(inner) in seen or depth > MAX_DEPTH or "param_groups" in inner:
+        inner = waiting.pop()
+        if type(inner) not in (dict, Ordered) or id(inner) in seen or "param_groups" in inner:
             continue
         seen.add(id(inner))
-        texts = [content for key, content in inner.items() if isinstance(key, str)]
-        if any(isinstance(content, AnyTensor) or is_module(content) for content in texts):
-            return True
-        waiting += [(content, depth + 1) for content in texts]
-    return False
+        contents = [content for key, content in inner.items() if isinstance(key, str)]
+        if any(isinstance(content, AnyTensor) or is_module(content) for content in contents):
+            found.append(id(inner))
+        for content in contents:
+            if isinstance(content, dict):
+                holders.setdefault(id(content), []).append(id(inner))
+                waiting.append(content)
+    bearing: set[int] = set()
+    while found:
+        one = found.pop()
+        if one not in bearing:
+            bearing.add(one)
+            found += holders.get(one, ())
+    return bearing
 
 
 def _state_below(value: Any, path: tuple[str, ...], where: str) -> State:
@@ -257,6 +275,8 @@ def _inside(value: Any) -> Iterator[Any]:
             yield from (key for key in value if not isinstance(key, str))
 
 
-def missing_under(prefix: str, where: str) -> MissingTensorError:
-    """Return the error for a prefix that leads to nothing."""
-    return MissingTensorError(f"reading {where}: no tensor's name begins with {prefix.rstrip('.') + '.'!r}.")
+def missing_under(prefix: str, value: Any, where: str) -> MissingTensorError:
+    """Return the error for a prefix that leads to nothing; it names the keys that lead to something."""
+    keys = [key[:40] for key in _groups(value, _bearing(value))] if isinstance(value, dict) else []
+    held = f" Weights are under {', '.join(keys[:10])}." if keys else ""
+    return MissingTensorError(f"reading {where}: no tensor's name begins with {prefix.rstrip('.') + '.'!r}.{held}")

@@ -1,4 +1,4 @@
-"""Pickles that are a file of their own, as `pickle.dump` and joblib write them."""
+"""Pickles that are a file of their own, as `pickle.dump` writes them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from perdure.disk.faults import broken
 from perdure.disk.sources import ByteSource, BytesSource
+from perdure.errors import CorruptError, FormatError
 from perdure.foreign.inert import Content, Storage, Use
 from perdure.foreign.pickles.interpreting import interpret
 from perdure.foreign.pytorch.legacy_files import is_torch_legacy, read_torch_legacy
@@ -34,9 +35,18 @@ def read_pickle(source: ByteSource, uses: list[Use]) -> Content:
 
     Raises:
         CorruptError: damaged, or more follows after its end.
+        FormatError: joblib wrote it, with the bytes of arrays between opcodes, where other readers find opcodes too.
         LimitError: as `interpret`.
     """
-    return Content("pickle", interpret_whole(source, 0, source.n_bytes, source.where, uses=uses))
+    try:
+        return Content("pickle", interpret_whole(source, 0, source.n_bytes, source.where, uses=uses))
+    except CorruptError:
+        if not any(use.what.module.endswith("joblib.numpy_pickle") for use in uses):
+            raise
+        raise FormatError(
+            f"reading {source.where}: it is joblib's own kind of pickle, with the bytes of arrays between its opcodes, "
+            f"which is not read. Load it with joblib, and save the arrays with numpy.savez or the object with pickle.dump."
+        ) from None
 
 
 def interpret_whole(

@@ -34,7 +34,7 @@ _WELL_KNOWN = ("torch", "numpy", "_numpy", "functorch", "torchgen")
 _HARMLESS_CLASSES = ("torch.nn.", "torch.optim.", "torch.distributions.", "torch._dynamo.eval_frame.")
 """Where in them classes are that run nothing when they are made, and that pickles of whole models call."""
 
-_RECONSTRUCTOR = re.compile(r"(_?rebuild|_?reconstruct|_?unpickle|__pyx_unpickle)(_|\Z|[A-Z])|_new_[A-Z]")
+_RECONSTRUCTOR = re.compile(r"(_?rebuild|_?reconstruct|_?unpickle|__pyx_unpickle)(_|\Z|[A-Z])|_new_[A-Z]|newObj\Z")
 _ORDINARY = """
     calendar cmd code codecs collections config copy dataclasses datetime enum graphlib html io json logging numbers
     operator parser pathlib platform profile profiles queue random select signal statistics string symbol token tokenize
