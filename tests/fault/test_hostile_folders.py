@@ -117,7 +117,7 @@ def test_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None
 
 def test_missing_file_is_named(folder: Path) -> None:
     (folder / FILE).unlink()
-    refused(folder, CorruptError, f"the file {FILE} is missing")
+    refused(folder, CorruptError, f"the file '{FILE}' is missing")
 
 
 def test_file_that_was_cut_is_told(folder: Path) -> None:

@@ -86,6 +86,15 @@ def read_index(path: Path, *, sealed: bool = True) -> Index:
         return _parsed(path, _content(path), sealed)
 
 
+def files_named_in(path: Path) -> set[str]:
+    """Return the files that an index names, whoever wrote it and whatever else is wrong with it; none where it names none."""
+    try:
+        shard_of = headers.load_json(_content(path), str(path)).get("weight_map")
+    except PerdureError:
+        return set()
+    return {file for file in shard_of.values() if type(file) is str} if type(shard_of) is dict else set()
+
+
 def _content(path: Path) -> bytes:
     source = PathSource(path)
     try:

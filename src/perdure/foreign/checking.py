@@ -139,11 +139,12 @@ def _verify_inner(progress: Progress | None, content: Content | None) -> Iterato
 
 
 def _check_folder(folder: Path, progress: Progress | None) -> CheckReport:
-    reports = [_check_one_of_many(path, progress) for path in models_in(folder)]
-    if not reports:
+    paths = list(models_in(folder))
+    if not paths:
         raise MissingFileError(f"checking {folder}: there is no model in it. Name the file to check.")
-    if len(reports) == 1:
-        return dataclasses.replace(reports[0], path=str(folder))
+    if len(paths) == 1:
+        return dataclasses.replace(_check_one(paths[0], progress), path=str(folder))
+    reports = [_check_one_of_many(path, progress) for path in paths]
     worst = max((report.verdict for report in reports), key=SEVERITY.index)
     return CheckReport(
         str(folder),

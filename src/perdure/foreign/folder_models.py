@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.disk.folder import read_index
+from perdure.disk.folder import files_named_in
 from perdure.disk.sources import open_source
 from perdure.errors import FileError, FormatError, InputError, StorageError
 from perdure.foreign.inert import Use
@@ -37,15 +37,8 @@ def models_in(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if name.endswith((_INDEX, _PICKLED_INDEX)):
                 yield Path(top, name)
-                taken |= {name, *(_shards_of(Path(top, name)) if name.endswith(_INDEX) else ())}
+                taken |= {name, *(files_named_in(Path(top, name)) if name.endswith(_INDEX) else ())}
         yield from (Path(top, name) for name in sorted(names) if name not in taken and _is_model(Path(top, name)))
-
-
-def _shards_of(index: Path) -> set[str]:
-    try:
-        return set(read_index(index).files)
-    except FileError:
-        return set()
 
 
 def _is_model(path: Path) -> bool:
