@@ -33,7 +33,9 @@ _INDEX_SUFFIX = ".safetensors.index.json"
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 DEFAULT_SHARD_BYTES = 5 * 10**9
-_ANY_SHARD = re.compile(r".*-\d{5,}-of-\d{5,}\.safetensors")
+ANY_SHARD = re.compile(r".*-\d{5,}-of-\d{5,}\.safetensors")
+"""What files of models in several files are called; one that no index names is left over from a save."""
+
 _SHARD = re.compile(r"model-([0-9a-f]{12})-\d{5,}-of-\d{5,}\.safetensors")
 
 
@@ -61,7 +63,7 @@ def find_index(path: Path) -> Path | None:
         names = sorted(os.listdir(path))
     indexes = [name for name in names if name.endswith(_INDEX_SUFFIX)]
     files = [name for name in names if name.endswith(".safetensors")]
-    singles = [name for name in files if not _ANY_SHARD.fullmatch(name)]
+    singles = [name for name in files if not ANY_SHARD.fullmatch(name)]
     found = indexes + [name for name in singles if not indexes or name == SINGLE_NAME]
     if not found and files:
         raise MissingFileError(
@@ -87,7 +89,7 @@ def read_index(path: Path, *, sealed: bool = True) -> Index:
 
 
 def files_named_in(path: Path) -> set[str]:
-    """Return the files that an index names, whoever wrote it and whatever else is wrong with it; none where it names none."""
+    """Return the files that an index names, whoever wrote it and whatever else is wrong with it."""
     try:
         shard_of = headers.load_json(_content(path), str(path)).get("weight_map")
     except PerdureError:
