@@ -139,3 +139,8 @@ def test_refuses_two_tensors_of_one_name():
 def test_values_nested_without_end_are_refused(pickled):
     with pytest.raises(LimitError, match="nested deeper"):
         perdure.load_checkpoint(b"\x80\x02" + pickled)
+
+
+def test_the_only_mapping_of_tensors_is_the_state_dict_whatever_stands_beside():
+    for value in ({"params_ema": STATE}, {"params_ema": STATE, "epoch": 1}):
+        assert list(find_state(value, "file").tensors) == list(STATE)

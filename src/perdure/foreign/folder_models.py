@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.disk.folder import files_named_in
+from perdure.disk.folder import ANY_SHARD, files_named_in
 from perdure.disk.sources import open_source
 from perdure.errors import FileError, FormatError, InputError, StorageError
 from perdure.foreign.inert import Use
@@ -31,6 +31,7 @@ def models_in(folder: Path) -> Iterator[Path]:
     for top, folders, names in os.walk(folder):
         folders.sort()
         taken: set[str] = set()
+        left_over = ANY_SHARD if any(name.endswith(_INDEX) for name in names) else None
         if METADATA_NAME in names:
             yield Path(top)
             taken = {name for name in names if name == METADATA_NAME or name.endswith(".distcp")}
@@ -38,12 +39,19 @@ def models_in(folder: Path) -> Iterator[Path]:
             if name.endswith((_INDEX, _PICKLED_INDEX)):
                 yield Path(top, name)
                 taken |= {name, *(files_named_in(Path(top, name)) if name.endswith(_INDEX) else ())}
-        yield from (Path(top, name) for name in sorted(names) if name not in taken and _is_model(Path(top, name)))
+        for name in sorted(set(names) - taken):
+            if _is_model(Path(top, name), by_name=not (left_over and left_over.fullmatch(name))):
+                yield Path(top, name)
 
 
-def _is_model(path: Path) -> bool:
-    """Tell a model, or what passes for one, from the other files that lie beside models."""
-    if path.suffix.lower() in MODEL_ENDINGS:
+def _is_model(path: Path, *, by_name: bool) -> bool:
+    """Tell a model, or what passes for one, from the other files that lie beside models.
+
+    Args:
+        path: the file.
+        by_name: its ending is enough; not so where it may be a shard that a save has left, which belongs to no index.
+    """
+    if by_name and path.suffix.lower() in MODEL_ENDINGS:
         return True
     try:
         source = open_source(path)

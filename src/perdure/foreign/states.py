@@ -109,7 +109,7 @@ def _main_of(value: Mapping[Any, Any], bearing: Set[int]) -> str | None:
     """Return the key of a checkpoint under which its weights are; None where there is none, or several might be it."""
     groups = _groups(value, bearing)
     mains = [key for key in MAIN if key in groups]
-    if mains or _has_tensors(value) or len(value) == 1:
+    if mains or _has_tensors(value):
         return mains[0] if mains else None
     current = [key for key in groups if not any(word in key.lower() for word in _AVERAGES)] or groups
     return current[0] if len(current) == 1 else None
