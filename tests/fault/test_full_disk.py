@@ -462,7 +462,8 @@ def test_an_index_that_cannot_be_understood_is_replaced_or_refused_in_words(tmp_
         (path / "mine.safetensors").write_bytes(b"mine")
         index.write_bytes(content)
         perdure.save_weights(new(MB), path)
-        assert holds(path, new(MB)) and (path / "mine.safetensors").read_bytes() == b"mine"
+        assert holds(index, new(MB)) and (path / "mine.safetensors").read_bytes() == b"mine"
+        assert perdure.check(path).verdict == "damaged"  # since that file cannot be read
     index.unlink()
     index.mkdir()
     found = raised(lambda: perdure.save_weights(OLD, path))

@@ -26,4 +26,5 @@ def sweep() -> Iterator[ForeignSweep]:
 def test_every_tensor_is_that_of_torch_load(sweep: ForeignSweep, library: str, name: str) -> None:
     opened = sweep.opened(library, name, 200_000_000)
     assert opened.differing == ()
-    assert opened.n_files == 6
+    assert opened.n_files + len(opened.refused_by_torch) == 6 and opened.n_files >= 4
+    assert all("parametrized modules" in said for said in opened.refused_by_torch)

@@ -100,7 +100,7 @@ def test_links_of_a_cache_are_followed(tmp_path: Path) -> None:
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(CorruptError, match=r"pytorch_model-00002-of-00002\.bin is missing"):
+    with pytest.raises(CorruptError, match=r"pytorch_model-00002-of-00002\.bin' is missing"):
         perdure.open(tmp_path)
 
 

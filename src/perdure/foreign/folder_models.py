@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from perdure.disk.faults import translate
 from perdure.disk.folder import ANY_SHARD, files_named_in
 from perdure.disk.sources import open_source
 from perdure.errors import FileError, FormatError, InputError, StorageError
@@ -28,7 +29,7 @@ def models_in(folder: Path) -> Iterator[Path]:
 
     Shards of safetensors are checked with their index; those of pickles stand for themselves too.
     """
-    for top, folders, names in os.walk(folder):
+    for top, folders, names in os.walk(folder, onerror=_refuse):
         folders.sort()
         taken: set[str] = set()
         left_over = ANY_SHARD if any(name.endswith(_INDEX) for name in names) else None
@@ -44,6 +45,10 @@ def models_in(folder: Path) -> Iterator[Path]:
                 yield Path(top, name)
 
 
+def _refuse(error: OSError) -> None:
+    raise translate(error, "reading", str(error.filename)) from None
+
+
 def _is_model(path: Path, *, by_name: bool) -> bool:
     """Tell a model, or what passes for one, from the other files that lie beside models.
 
@@ -55,8 +60,10 @@ def _is_model(path: Path, *, by_name: bool) -> bool:
         return True
     try:
         source = open_source(path)
-    except (StorageError, InputError):
+    except InputError:
         return False
+    except StorageError:
+        return True  # what cannot be opened is said by whoever tries
     uses: list[Use] = []
     try:
         return is_foreign(source) and bool(read_content(source, uses))

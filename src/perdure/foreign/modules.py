@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from perdure.errors import CorruptError, LimitError
-from perdure.foreign.inert import ComposedTensor, Made, Tensor
+from perdure.foreign.inert import ComposedTensor, Made, Named, Tensor
 
 MAX_COPIES = 100_000
 """Places that modules may have beyond the first."""
@@ -26,11 +27,24 @@ class Walked:
 
 def is_module(value: object) -> bool:
     """Tell whether a value is a pickled `nn.Module`, or one of TorchScript."""
-    return isinstance(value, Made) and isinstance(value.state, dict) and (_is_plain(value) or is_script(value))
+    if not isinstance(value, Made) or _attributes(value) is None:
+        return False
+    return _is_plain(value) or is_script(value)
+
+
+_COMPILED = Named("torch._dynamo.eval_frame", "OptimizedModule")
+
+
+def _attributes(module: Made) -> dict[Any, Any] | None:
+    """Return the attributes of an object; a compiled module is pickled as a call, whose argument is the module within."""
+    if module.what == _COMPILED and module.args:
+        return {"_parameters": {}, "_buffers": {}, "_modules": {"_orig_mod": module.args[0]}}
+    return module.state if isinstance(module.state, dict) else None
 
 
 def _is_plain(value: Made) -> bool:
-    return all(isinstance(value.state.get(key), dict) for key in ("_parameters", "_buffers", "_modules"))
+    attributes = _attributes(value) or {}
+    return all(isinstance(attributes.get(key), dict) for key in ("_parameters", "_buffers", "_modules"))
 
 
 def is_script(value: object) -> bool:
@@ -59,7 +73,7 @@ def walk(model: Made, where: str, start: str = "") -> Walked:
         if id(module) in above:
             raise CorruptError(f"reading {where}: the module {prefix[:100]!r} contains itself.")
         if id(module) in seen:
-            n_copies += 1 + len(module.state)
+            n_copies += 1 + len(_attributes(module) or ())
         seen.add(id(module))
         if n_copies > MAX_COPIES or len(above) > _MAX_DEPTH:
             raise LimitError(f"reading {where}: its modules stand at more places, or deeper, than those of any model.")
@@ -84,7 +98,7 @@ def _check_name(key: object, prefix: str, where: str) -> None:
 
 def _own(module: Made) -> Iterator[tuple[str, Tensor | ComposedTensor, str]]:
     """Give the tensors of a module itself, as `state_dict` would."""
-    state = module.state
+    state = _attributes(module) or {}
     if not _is_plain(module):
         for key, value in state.items():
             if isinstance(value, _TENSORS):
@@ -100,7 +114,8 @@ def _own(module: Made) -> Iterator[tuple[str, Tensor | ComposedTensor, str]]:
 
 
 def _children(module: Made) -> Iterator[tuple[str, Made]]:
-    inner = module.state["_modules"] if _is_plain(module) else module.state
+    attributes = _attributes(module) or {}
+    inner = attributes["_modules"] if _is_plain(module) else attributes
     for key, child in inner.items():
         if is_module(child):
             yield key, child
