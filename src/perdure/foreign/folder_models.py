@@ -9,7 +9,7 @@ from pathlib import Path
 from perdure.disk.faults import translate
 from perdure.disk.folder import ANY_SHARD, files_named_in
 from perdure.disk.sources import open_source
-from perdure.errors import FileError, FormatError, InputError, StorageError
+from perdure.errors import FileError, FormatError, InputError, MissingFileError, StorageError
 from perdure.foreign.inert import Use
 from perdure.foreign.opening import is_foreign, read_content
 from perdure.foreign.pytorch.distributed import METADATA_NAME
@@ -62,6 +62,8 @@ def _is_model(path: Path, *, by_name: bool) -> bool:
         source = open_source(path)
     except InputError:
         return False
+    except MissingFileError:
+        return os.path.lexists(path)  # a link that leads nowhere; else a saver has just removed it
     except StorageError:
         return True  # what cannot be opened is said by whoever tries
     uses: list[Use] = []
