@@ -70,7 +70,7 @@ def _checkpoint(origin: Any) -> Any:
 
 
 def _has_records(value: Any, depth: int = 0) -> bool:
-    if isinstance(value, Made) or depth > 20:
+    if isinstance(value, Made | Named) or depth > 20:
         return True
     if isinstance(value, Mapping):
         return any(_has_records(inner, depth + 1) for pair in value.items() for inner in pair)

@@ -308,3 +308,11 @@ def test_a_file_object_stays_where_it_was(path: Path) -> None:
             assert perdure.check(file).verdict == "safe"
             assert perdure.open(file).read("whole").shape == (6, 10)
             assert file.tell() == 0
+
+
+def test_info_names_what_a_pickled_model_would_need(tmp_path):
+    torch.save({"model": torch.nn.Sequential(torch.nn.Linear(2, 2)), "epoch": 1}, tmp_path / "whole.pt")
+    info = perdure.info(tmp_path / "whole.pt")
+    assert info.names == ("torch.nn.modules.container.Sequential", "torch.nn.modules.linear.Linear")
+    assert (info.prefix, info.rest, info.n_unnamed) == ("model", {"epoch": 1}, 0)
+    assert info.classes == {"": "torch.nn.modules.container.Sequential", "0": "torch.nn.modules.linear.Linear"}

@@ -144,3 +144,15 @@ def test_values_nested_without_end_are_refused(pickled):
 def test_the_only_mapping_of_tensors_is_the_state_dict_whatever_stands_beside():
     for value in ({"params_ema": STATE}, {"params_ema": STATE, "epoch": 1}):
         assert list(find_state(value, "file").tensors) == list(STATE)
+
+
+def test_content_that_contains_itself_stays_beside_the_weights():
+    value: dict = {"w": W, "cfg": {"n": 1}}
+    value["cfg"]["all"] = value
+    found = find_state(value, "file")
+    assert list(found.tensors) == ["w"] and found.rest["cfg"]["n"] == 1
+
+
+def test_a_modules_tensor_has_no_name_that_another_has():
+    with pytest.raises(CorruptError, match="two of its tensors"):
+        find_state({"a.w": W, "a": module("Net", {"w": B}), "c": {"d": W}}, "file")

@@ -78,3 +78,10 @@ def test_a_pickle_of_joblib_is_told_from_a_damaged_one(tmp_path: Path) -> None:
         perdure.open(tmp_path / "a.joblib")
     report = perdure.check(tmp_path / "a.joblib")
     assert report.verdict == "damaged" and any("joblib" in finding.message for finding in report.findings)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_storage_that_stands_for_itself_is_the_flat_tensor_of_its_elements(tmp_path, legacy):
+    torch.save([torch.arange(4.0).storage()], tmp_path / "s.pt", _use_new_zipfile_serialization=not legacy)
+    (found,) = perdure.load_checkpoint(tmp_path / "s.pt")
+    assert torch.equal(found, torch.arange(4.0))

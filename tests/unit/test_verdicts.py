@@ -116,3 +116,11 @@ def test_what_was_found_before_a_fault_is_kept():
 def test_whole_objects_of_torch_need_code_and_no_more(build):
     found = interpret_archive(saved(build()))
     assert worst(judge(found.uses)) == "needs code"
+
+
+def test_a_state_for_a_logger_changes_one_that_exists():
+    import logging
+
+    plain = pickle.dumps(logging.getLogger("x"))
+    assert verdict_of(plain) == "safe"
+    assert verdict_of(plain[:-1] + b"}\x8c\x08disabled\x88sb.") == "dangerous"

@@ -49,6 +49,7 @@ def as_data(found: Info) -> dict[str, object]:
         "prefix": found.prefix,
         "classes": found.classes,
         "rest": found.rest,
+        "n_unnamed": found.n_unnamed,
         "forms": found.forms,
         "reason": found.reason,
         "names": found.names,
@@ -153,6 +154,8 @@ def _foreign(found: Info) -> Iterator[str]:
         yield f"  beside     {printable(', '.join(map(str, found.rest)), 500)}"
     elif found.rest is not None:
         yield f"  beside     {printable(str(found.rest), 200)}"
+    if found.n_unnamed:
+        yield f"  but        {found.n_unnamed} tensors are in attributes, not in a state dict: perdure.load_checkpoint(path)"
     if found.classes:
         top = min(found.classes, key=len)
         yield f"  model      {printable(found.classes[top], 200)}, {len(found.classes)} modules; none is imported"

@@ -64,8 +64,9 @@ def _check_one(origin: object, progress: Progress | None) -> CheckReport:
     source = open_source(origin)
     try:
         if is_foreign(source):
-            verify = _verify_archive if source.read(0, min(4, source.n_bytes)) in ZIP_BEGINNINGS else _verify_nothing
-            return _check_foreign(name, partial(read_content, source), partial(verify, source, progress))
+            is_archive = source.read(0, min(4, source.n_bytes)) in ZIP_BEGINNINGS
+            verify = partial(_verify_archive, source, progress) if is_archive else None
+            return _check_foreign(name, partial(read_content, source), verify)
     finally:
         source.close()
     return checking.check(origin, progress=progress)
@@ -79,7 +80,8 @@ _Read = Callable[[list[Use]], Content]
 _Verify = Callable[["Content | None"], Iterator[Finding]]
 
 
-def _check_foreign(name: str, read_it: _Read, verify: _Verify) -> CheckReport:
+def _check_foreign(name: str, read_it: _Read, verify: _Verify | None) -> CheckReport:
+    """Check a file of another kind; `verify` compares its checksums, where it has some."""
     uses: list[Use] = []
     findings: list[Finding] = []
     content = stored = None
@@ -91,7 +93,11 @@ def _check_foreign(name: str, read_it: _Read, verify: _Verify) -> CheckReport:
     except FileError as error:
         findings.append(finding_of(error, name))
     try:
-        findings += verify(content)
+        if verify:
+            findings += verify(content)
+        elif content:
+            sentence = f"{content.format}: it has no checksums, so only its form was checked."
+            findings.append(Finding("Unknown", sentence, os.path.basename(name)))
     finally:
         for source in content.sources if content else ():
             source.close()
@@ -102,8 +108,8 @@ def _check_foreign(name: str, read_it: _Read, verify: _Verify) -> CheckReport:
         said += [Finding("needs code", f"it holds code: {part}.", file) for part in content.code[:_MAX_CODE_SHOWN]]
         said += [Finding("needs code", sentence, file) for sentence in content.unread]
     verdict = max(("safe", *map(_severity, findings + said)), key=SEVERITY.index)
-    n_tensors = len(stored.state.tensors) if stored else 0
-    n_bytes = sum(source.n_bytes for source in content.sources) if content else 0
+    n_tensors = len(stored.state.tensors) if stored and verify else 0
+    n_bytes = sum(source.n_bytes for source in content.sources) if content and verify else 0
     return CheckReport(name, verdict == "safe", verdict, (*said, *findings), n_tensors, n_bytes)
 
 
@@ -122,11 +128,6 @@ def _verify_archive(source: ByteSource, progress: Progress | None, content: Cont
     else:
         if unsigned:
             yield Finding("Unknown", f"{len(unsigned)} members have no checksum, so only their form was checked.")
-
-
-def _verify_nothing(source: ByteSource, progress: Progress | None, content: Content | None) -> Iterator[Finding]:
-    if content is not None:
-        yield Finding("Unknown", f"{content.format}: it has no checksums, so only its form was checked.")
 
 
 def _verify_inner(progress: Progress | None, content: Content | None) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from perdure.disk.sources import name_of
 from perdure.disk.stored import StoredTensors
 from perdure.foreign.inert import ComposedTensor, Made, Named, Tensor
 from perdure.foreign.opening import with_any
+from perdure.foreign.pickles.verdicts import judge
 from perdure.foreign.placed import ForeignStored
 from perdure.records.origins import origin_of
 from perdure.records.reports import Info
@@ -45,11 +46,12 @@ def _describe(path: str, stored: StoredTensors) -> Info:
     return dataclasses.replace(
         found,
         format=stored.format,
-        names=tuple(str(use.what) for use in stored.content.uses),
+        names=tuple(str(entry.what) for entry in judge(stored.content.uses) if entry.severity != "safe"),
         classes=dict(state.classes),
         facts=_outline(stored.content.facts, 0),
         prefix=".".join(state.path),
         rest=_outline(state.rest, 0),
+        n_unnamed=stored.n_unnamed,
     )
 
 

@@ -27,21 +27,24 @@ MODEL_ENDINGS = frozenset(_ENDINGS.split())
 def models_in(folder: Path) -> Iterator[Path]:
     """Give the indexes of models in several files, folders of `torch.distributed.checkpoint`, and each other model file.
 
-    Shards of safetensors are checked with their index; those of pickles stand for themselves too.
+    Shards of safetensors are left to their index, whether it names them or a save has left them over, unless what they hold
+    is another kind of file; those of pickles stand for themselves too.
     """
     for top, folders, names in os.walk(folder, onerror=_refuse):
         folders.sort()
         taken: set[str] = set()
-        left_over = ANY_SHARD if any(name.endswith(_INDEX) for name in names) else None
+        shards: set[str] = set()
         if METADATA_NAME in names:
             yield Path(top)
             taken = {name for name in names if name == METADATA_NAME or name.endswith(".distcp")}
         for name in sorted(names):
             if name.endswith((_INDEX, _PICKLED_INDEX)):
                 yield Path(top, name)
-                taken |= {name, *(files_named_in(Path(top, name)) if name.endswith(_INDEX) else ())}
+                taken.add(name)
+            if name.endswith(_INDEX):
+                shards |= files_named_in(Path(top, name)) | set(filter(ANY_SHARD.fullmatch, names))
         for name in sorted(set(names) - taken):
-            if _is_model(Path(top, name), by_name=not (left_over and left_over.fullmatch(name))):
+            if _is_model(Path(top, name), by_name=name not in shards):
                 yield Path(top, name)
 
 
@@ -54,7 +57,7 @@ def _is_model(path: Path, *, by_name: bool) -> bool:
 
     Args:
         path: the file.
-        by_name: its ending is enough; not so where it may be a shard that a save has left, which belongs to no index.
+        by_name: its ending is enough; not so for a shard, which its index speaks for.
     """
     if by_name and path.suffix.lower() in MODEL_ENDINGS:
         return True

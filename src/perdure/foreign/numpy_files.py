@@ -83,6 +83,11 @@ def read_npy(source: ByteSource, where: str) -> Content:
     return Content("NumPy array", _read_array(source, 0, source.n_bytes, where), sources=(source,))
 
 
+def npz_folder(archive: Archive) -> str | None:
+    """Return where the arrays are, which is the archive's own top, if it holds nothing else; None if it does."""
+    return "" if archive.members and all(name.endswith(".npy") for name in archive.members) else None
+
+
 def read_npz(archive: Archive) -> Content:
     """Read the arrays of a `.npz` file.
 

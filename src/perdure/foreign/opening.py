@@ -12,9 +12,11 @@ from perdure.disk.faults import enough_memory, translated
 from perdure.disk.sources import ByteSource, open_source, usable_path
 from perdure.disk.stored import Stored, StoredTensors, with_stored
 from perdure.errors import CorruptError, FileError, FormatError, UnsafeError
+from perdure.foreign.gguf.files import MAGIC as GGUF_MAGIC
 from perdure.foreign.gguf.files import read_gguf
 from perdure.foreign.inert import Content, Use
-from perdure.foreign.numpy_files import read_npy, read_npz
+from perdure.foreign.numpy_files import MAGIC as NPY_MAGIC
+from perdure.foreign.numpy_files import npz_folder, read_npy, read_npz
 from perdure.foreign.pickles.files import is_pickle, may_be_old_pickle, read_pickle
 from perdure.foreign.pickles.verdicts import judge
 from perdure.foreign.placed import ForeignStored
@@ -121,6 +123,7 @@ def _placed(read: Callable[[list[Use]], Content], where: str) -> ForeignStored:
     except FileError:
         refuse_dangerous(uses, where)
         raise
+    content.uses = tuple(dict.fromkeys(uses))
     try:
         refuse_dangerous(uses, where)
         with enough_memory(where):
@@ -175,23 +178,14 @@ _Read = Callable[[ByteSource, list[Use]], Content]
 
 
 def _reader_of(source: ByteSource) -> _Read | None:
-    """Tell from a file's first bytes which reader takes it."""
+    """Tell from a file's first bytes which reader takes it; none takes a safetensors file, or what is of no kind."""
     first = source.read(0, min(_FIRST_BYTES, source.n_bytes))
     header_bytes = int.from_bytes(first[:8], "little")
     if first[8:9] == b"{" and header_bytes < source.n_bytes:
         return None  # safetensors, though its length may begin like something else
-    if first.startswith(ZIP_BEGINNINGS):
-        return _read_zip
-    if first.startswith(b"GGUF"):
-        return lambda source, uses: read_gguf(source, source.where)
-    if first.startswith(b"\x93NUMPY"):
-        return lambda source, uses: read_npy(source, source.where)
-    if is_torch_tar(first):
-        return read_torch_tar
-    if is_torch_legacy(first):
-        return read_torch_legacy
-    if is_pickle(first):
-        return read_pickle
+    for takes, read in _KINDS:
+        if takes(first):
+            return read
     return _read_old_pickle if may_be_old_pickle(first) and header_bytes > source.n_bytes else None
 
 
@@ -227,8 +221,6 @@ def _read_archive(archive: Archive, source: ByteSource, uses: list[Use]) -> Cont
         folder = find_folder(archive)
         if folder is not None:
             return read(archive, folder, source.where, uses)
-    if archive.members and all(name.endswith(".npy") for name in archive.members):
-        return read_npz(archive)
     raise FormatError(
         f"reading {source.where}: a zip archive of no kind that is read (of torch.save, TorchScript, .pt2, .npz …); it "
         f"holds {', '.join(list(archive.members)[:5]) or 'nothing'}."
@@ -241,5 +233,16 @@ _IN_ZIPS: tuple[tuple[Callable[[Archive], str | None], Callable[[Archive, str, s
     (program_folder, read_exported),
     (package_folder, read_torch_package),
     (json_script_folder, read_json_script),
+    (npz_folder, lambda archive, folder, where, uses: read_npz(archive)),
 )
 """What archives hold, in the order in which it is looked for: where in an archive it is, and its reader."""
+
+_KINDS: tuple[tuple[Callable[[bytes], bool], _Read], ...] = (
+    (lambda first: first.startswith(ZIP_BEGINNINGS), _read_zip),
+    (lambda first: first.startswith(GGUF_MAGIC), lambda source, uses: read_gguf(source, source.where)),
+    (lambda first: first.startswith(NPY_MAGIC), lambda source, uses: read_npy(source, source.where)),
+    (is_torch_tar, read_torch_tar),
+    (is_torch_legacy, read_torch_legacy),
+    (is_pickle, read_pickle),
+)
+"""The kinds of single files, in the order in which they are looked for: what tells one by its beginning, and its reader."""

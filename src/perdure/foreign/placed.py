@@ -12,7 +12,7 @@ from perdure.disk.sources import ByteSource
 from perdure.disk.stored import StoredFile, StoredTensors
 from perdure.foreign.inert import ComposedTensor, Content, Storage, Tensor
 from perdure.foreign.shapes import contiguous_stride
-from perdure.foreign.states import AnyTensor, State, find_state, missing_under, names_left, state_under
+from perdure.foreign.states import AnyTensor, State, find_state, missing_under, state_under, tensors_in
 from perdure.records.dtypes import BITS, ENCODED_BYTES, STORED_NAMES
 from perdure.records.manifest import Alias, Composed
 
@@ -50,7 +50,7 @@ class ForeignStored(StoredTensors):
         placing = _Placing(state.roles)
         for name, tensor in state.tensors.items():
             placing.add(name, tensor)
-        for number, tensor in enumerate(names_left(self.content.value)):
+        for number, tensor in enumerate(tensors_in(self.content.value)):
             if id(tensor) not in placing.name_of:
                 placing.add(f"\0{number}", tensor)
         placing.finish()
@@ -68,7 +68,7 @@ class ForeignStored(StoredTensors):
     @property
     def n_unnamed(self) -> int:
         """How many tensors are neither in the state dict nor beside it: attributes of modules that no `state_dict` has."""
-        beside = {self.name_of[id(tensor)] for tensor in names_left(self.state.rest)}
+        beside = {self.name_of[id(tensor)] for tensor in tensors_in(self.state.rest)}
         return len({name for name in self.name_of.values() if name.startswith("\0")} - beside)
 
     @property
@@ -123,18 +123,8 @@ class _Placing:
         for part, inner in parts.items():
             names[part] = f"{name}\0{part}"
             self.add(names[part], inner, hidden=True)
-        self.composed[name] = Composed(
-            tensor.layout,
-            tensor.shape,
-            names,
-            tensor.dtype,
-            tensor.coalesced,
-            tensor.axis,
-            tensor.scale,
-            tensor.zero_point,
-            tensor.role,
-            tensor.requires_grad,
-        )
+        fields = {field: getattr(tensor, field) for field in Composed.__struct_fields__ if field != "parts"}
+        self.composed[name] = Composed(parts=names, **fields)
 
     def finish(self) -> None:
         """Lay out every storage, in the order of the names."""
@@ -153,7 +143,8 @@ class _Placing:
                 else:
                     role, gradient = self._roles.get(name, ""), tensor.requires_grad
                     self.aliases[name] = Alias(owner, tensor.shape, tensor.stride, tensor.offset, role, gradient)
-        for name in (*(name for name in self._order if name in owned), *(owned.keys() - self._order.keys())):
+        in_order = [name for name in self._order if name in owned]
+        for name in (*in_order, *(name for name in owned if name not in self._order)):
             self._store(name, *owned[name])
 
     def _store(self, name: str, storage: Storage, dtype: str, shape: tuple[int, ...]) -> None:

@@ -135,7 +135,7 @@ def _bearing(value: Any) -> set[int]:
     waiting = list(value.values()) if isinstance(value, dict) else []
     while waiting:
         inner = waiting.pop()
-        if type(inner) not in (dict, Ordered) or id(inner) in seen or "param_groups" in inner:
+        if not _is_nested(inner) or id(inner) in seen:
             continue
         seen.add(id(inner))
         contents = [content for key, content in inner.items() if isinstance(key, str)]
@@ -174,9 +174,9 @@ def _state_at(value: Any, where: str) -> State:
         state.versions = metadata
     counted = _Count(where)
     if isinstance(value, dict):
-        state.rest = _take(value, "", state, counted, where, 0)
+        state.rest = _take(value, "", state, counted, where, ())
     elif isinstance(value, list | tuple):
-        state.rest = _take(dict(enumerate(value)), "", state, counted, where, 0)
+        state.rest = _take(dict(enumerate(value)), "", state, counted, where, ())
     else:
         state.rest = value
     return state
@@ -197,33 +197,49 @@ class _Count:
             raise LimitError(f"reading {self._where}: parts of it stand at more than {MAX_COPIES} places.")
 
 
-def _take(value: Mapping[Any, Any], start: str, state: State, counted: _Count, where: str, depth: int) -> Any:
-    """Take the tensors of a mapping under names that begin with `start`; returns the mapping without them, or None."""
-    if depth > MAX_DEPTH:
+def _take(
+    value: Mapping[Any, Any], start: str, state: State, counted: _Count, where: str, above: tuple[int, ...]
+) -> Any:
+    """Take the tensors of a mapping under names that begin with `start`; returns the mapping without them, or None.
+
+    Those that it stands in (`above`) are not gone through again where it contains one of them.
+    """
+    if len(above) > MAX_DEPTH:
         raise LimitError(f"reading {where}: it is nested deeper than {MAX_DEPTH} levels, at {start[:100]!r}.")
     counted.visit(value)
+    above = (*above, id(value))
     rest: dict[Any, Any] = {}
     for key, inner in value.items():
         name = f"{start}{key}" if isinstance(key, str | int) else None
         if name is not None and isinstance(inner, AnyTensor):
-            if name in state.tensors:
-                raise CorruptError(f"reading {where}: two of its tensors have the name {name[:200]!r}.")
-            state.tensors[name] = inner
+            _add(state, name, inner, where)
         elif name is not None and name.rpartition(".")[2] == EXTRA_STATE:
             state.extra_states[name] = rest[key] = inner
-        elif name is not None and type(inner) in (dict, Ordered) and "param_groups" not in inner:
-            left = _take(inner, f"{name}.", state, counted, where, depth + 1)
+        elif name is not None and _is_nested(inner) and id(inner) not in above:
+            left = _take(inner, f"{name}.", state, counted, where, above)
             if left is not None:
                 rest[key] = left
         elif name is not None and is_module(inner):
             walked = walk(inner, where, f"{name}.")
             counted.visit(walked.tensors)
-            state.tensors |= walked.tensors
+            for inner_name, tensor in walked.tensors.items():
+                _add(state, inner_name, tensor, where)
             state.classes |= walked.classes
             state.roles |= walked.roles
         else:
             rest[key] = inner
     return rest or None
+
+
+def _add(state: State, name: str, tensor: AnyTensor, where: str) -> None:
+    if name in state.tensors:
+        raise CorruptError(f"reading {where}: two of its tensors have the name {name[:200]!r}.")
+    state.tensors[name] = tensor
+
+
+def _is_nested(value: object) -> bool:
+    """Tell a mapping within which tensors may be weights; those of an optimizer's state are not."""
+    return type(value) in (dict, Ordered) and "param_groups" not in value  # type: ignore[operator]
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> Any:
@@ -243,7 +259,7 @@ def _without(value: Any, path: tuple[str, ...], rest: Any) -> Any:
     return outer or None
 
 
-def names_left(value: Any) -> Iterator[AnyTensor]:
+def tensors_in(value: Any) -> Iterator[AnyTensor]:
     """Give the tensors of a nesting, each once; what is nested in itself is gone through once."""
     seen: set[int] = set()
     waiting = [value]

@@ -212,6 +212,7 @@ class Info:
         prefix: the keys that lead to its state dict in a checkpoint.
         rest: what a checkpoint holds beside, in outline.
         ties: tensors that lie in the memory of another, with that other.
+        n_unnamed: tensors of a pickled model that no state dict has, such as the packed weights of quantized modules.
     """
 
     path: str
@@ -236,6 +237,7 @@ class Info:
     prefix: str = ""
     rest: Any = None
     ties: dict[str, str] = dataclasses.field(default_factory=dict)
+    n_unnamed: int = 0
 
     @property
     def n_parameters(self) -> int:

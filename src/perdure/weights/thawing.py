@@ -11,7 +11,8 @@ from torch import nn
 
 from perdure.disk.faults import broken
 from perdure.errors import LimitError
-from perdure.foreign.inert import ComposedTensor, Made, Named, Ordered, Storage, Tensor
+from perdure.foreign.inert import ComposedTensor, Made, Named, Ordered, Storage, Tensor, TypedStorage
+from perdure.records.dtypes import ENCODED_BYTES
 from perdure.weights.dtypes import by_name
 
 PLAIN_OBJECTS = {
@@ -30,8 +31,8 @@ def thaw(value: Any, tensor_of: Callable[[Tensor | ComposedTensor], torch.Tensor
         where: names the file in messages.
 
     Returns:
-        Dicts (ordered ones with their attributes, such as `_metadata`), lists, tuples, sets, plain values, tensors, arrays,
-        types, devices; and the records of what is none of these.
+        Dicts (ordered ones with their attributes, such as `_metadata`), lists, tuples, sets, plain values, tensors (a bare
+        storage is the flat one of its elements), arrays, types, devices; and the records of what is none of these.
 
     Raises:
         LimitError: the values are nested deeper than any that are meant to be read.
@@ -78,6 +79,8 @@ class _Thawing:
             made = _value_of(value, self._where)
         elif isinstance(value, Storage):
             made = value.source.read(value.position, value.n_bytes)
+        elif isinstance(value, TypedStorage):
+            made = _elements_of(value)
         elif isinstance(value, Made):
             return self._object(value, depth)
         else:
@@ -152,6 +155,14 @@ def _device_of(args: tuple[Any, ...]) -> torch.device | None:
         return torch.device(*args)
     except (RuntimeError, TypeError, ValueError):
         return None
+
+
+def _elements_of(value: TypedStorage) -> torch.Tensor:
+    """Return a storage that stands for itself as a flat tensor; one of a quantized type as its bytes."""
+    storage = value.storage
+    content = bytearray(storage.source.read(storage.position, storage.n_bytes))
+    dtype = getattr(torch, value.dtype) if value.dtype in ENCODED_BYTES else torch.uint8
+    return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
 
 
 def _value_of(named: Named, where: str) -> Any:

@@ -11,6 +11,7 @@ from perdure.foreign.pickles.numpy_names import NUMPY_BUILDERS, NUMPY_REFERENCES
 from perdure.foreign.pickles.plain_names import (
     HARMLESS_FACTORIES,
     HOLDING,
+    LIVE,
     PLAIN_BUILDERS,
     PLAIN_CONSTANTS,
     PLAIN_COPYING,
@@ -38,6 +39,7 @@ __all__ = [
     "COPYING",
     "HARMLESS_FACTORIES",
     "HOLDING",
+    "LIVE",
     "REFERENCES",
     "canonical",
     "load_nested",

@@ -230,8 +230,11 @@ class Machine(Tape):
             if target.state is not None:
                 raise self.broken("an object is given its state twice.")
             target.state = state
-            if type(target.what) is Named and self._builders.get((id(target.what), "called")) in known_names.HOLDING:
+            builder = self._builders.get((id(target.what), "called")) if type(target.what) is Named else None
+            if builder in known_names.HOLDING:
                 self._hold(state if type(state) is tuple else ())
+            if builder in known_names.LIVE:
+                self.note(target.what, "changed")
             return self._finish(target, state) if type(target) is Unfinished else target
         if type(target) is Ordered:
             states = state if type(state) is tuple and len(state) == 2 else (state,)

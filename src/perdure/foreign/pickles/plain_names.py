@@ -354,6 +354,9 @@ PLAIN_COPYING: frozenset[Any] = frozenset(
 )
 """Builders that copy what they are given, or take time in proportion to it."""
 
+LIVE: frozenset[Any] = frozenset([_make_logger])
+"""Builders of what the process that unpickles has already, and would change by giving it a state."""
+
 HOLDING: frozenset[Any] = frozenset([_make_defaultdict, _keep_partial])
 """Builders of objects that would call what they are given, later."""
 

@@ -57,7 +57,7 @@ def _is_true(value: Any) -> bool:
 
 
 def _make_tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> Any:
-    return _view(storage, offset, shape, stride, "", False, None)
+    return _dense(storage, offset, shape, stride, "", False, None)
 
 
 def _make_tensor_2(
@@ -69,7 +69,7 @@ def _make_tensor_2(
     _hooks: Any = None,
     marks: Any = None,
 ) -> Any:
-    return _view(storage, offset, shape, stride, "", requires_grad, marks)
+    return _dense(storage, offset, shape, stride, "", requires_grad, marks)
 
 
 def _make_tensor_3(
@@ -82,7 +82,15 @@ def _make_tensor_3(
     dtype: Any,
     marks: Any = None,
 ) -> Any:
-    return _view(storage, offset, shape, stride, dtype_of(dtype), requires_grad, marks)
+    return _dense(storage, offset, shape, stride, dtype_of(dtype), requires_grad, marks)
+
+
+def _dense(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str, requires_grad: Any, marks: Any) -> Any:
+    """Return a view as `_view` does; numbers of a quantized type mean nothing without their scheme."""
+    made = _view(storage, offset, shape, stride, dtype, requires_grad, marks)
+    if type(made) is Tensor and made.dtype in QUANTIZED:
+        raise ValueError(f"a tensor of the type {made.dtype} has no scheme of quantization")
+    return made
 
 
 def _view(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str, requires_grad: Any, marks: Any) -> Any:

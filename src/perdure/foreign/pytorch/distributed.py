@@ -95,7 +95,7 @@ def read_distributed(folder: Path, uses: list[Use]) -> Content:
     names, sources = (METADATA_NAME, *files.opened), tuple(files.opened.values())
     kind = "torch.distributed.checkpoint folder"
     archives = tuple(files.archives)
-    return Content(kind, value, tuple(uses), facts=facts, sources=sources, files=names, archives=archives)
+    return Content(kind, value, facts=facts, sources=sources, files=names, archives=archives)
 
 
 def _read_metadata(path: Path, uses: list[Use]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def read_sharded_bin(path: Path, uses: list[Use], read: Read) -> Content:
             source.close()
         raise
     uses[:] = dict.fromkeys(uses)
-    return Content("pickled shards with an index", tensors, tuple(uses), sources=tuple(sources), files=index.files)
+    return Content("pickled shards with an index", tensors, sources=tuple(sources), files=index.files)
 
 
 def _check_belongs(found: dict[str, Any], names: list[str], shard_of: dict[str, str], where: str) -> None:

@@ -17,6 +17,7 @@ from perdure.foreign.inert import Content, Named, Storage, Tensor, TypedStorage,
 from perdure.foreign.pickles.interpreting import interpret
 from perdure.foreign.pytorch.storages import DTYPES, ITEM_BYTES
 from perdure.foreign.shapes import check_reach, shape_of, sizes_of
+from perdure.records.dtypes import ENCODED_BYTES
 
 _BLOCK = 512
 _MEMBERS = ("storages", "tensors", "pickle")
@@ -188,6 +189,8 @@ def _tensor(cursor: _Cursor, storage: TypedStorage, n_dimensions: int) -> Tensor
         shape, stride = shape_of(numbers[0], "a tensor"), sizes_of(numbers[1], "a tensor")
         (offset,) = sizes_of(numbers[2:], "an offset")
         check_reach(shape, stride, offset, whole.n_bytes // item_bytes)
+        if storage.dtype not in ENCODED_BYTES:
+            raise ValueError(f"one of the type {storage.dtype} has no scheme of quantization")
     except ValueError as error:
         raise broken(cursor.where, f"a tensor of its tar archive is impossible: {error}.") from None
     return Tensor(whole, storage.dtype, shape, stride, offset)
