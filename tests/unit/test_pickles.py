@@ -375,3 +375,9 @@ def test_other_errors_pass_through():
     with pytest.raises(FileError, match="no a"):
         interpret_bytes(b"Pa\n.", persistent=persistent)
     assert issubclass(FileError, PerdureError)
+
+
+@pytest.mark.parametrize("line", [b"I 1", b"I+1", b"I010", b"I-0", b"L 1L", b"F1." + b"0" * 5000 + b"e5"])
+def test_numbers_that_unpicklers_read_differently_are_refused(line):
+    with pytest.raises(CorruptError):
+        interpret_bytes(line + b"\n.")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 MAX_INT_BYTES = 2**13
 MAX_INT_DIGITS = 4300
 _MAX_NUMBER_LINE = MAX_INT_DIGITS + 10
-_DECIMAL = re.compile(rb"[ \t]*[+-]?[0-9]{1,4300}L?\s*\Z")
+_DECIMAL = re.compile(rb"(0|-?[1-9][0-9]{0,4299})L?\Z")
+"""As pickles are written; of other spellings (` 1`, `+1`, `010`) Python's own two unpicklers make different values."""
 
 _int4 = Struct("<i").unpack_from
 _float8 = Struct(">d").unpack_from
@@ -103,14 +104,14 @@ def take_decimal(m: Machine) -> int:
 def _decimal_of(m: Machine, line: bytes) -> int:
     if len(line) > _MAX_NUMBER_LINE or not _DECIMAL.match(line):
         raise m.broken("an integer is not written in decimal digits, or in too many.")
-    return int(line.strip().rstrip(b"L"))
+    return int(line.rstrip(b"L"))
 
 
 @_opcode(b"F")
 def _float_line(m: Machine) -> None:
     line = m.take_line()
     try:
-        m.stack.append(float(line[:_MAX_NUMBER_LINE]))
+        m.stack.append(float(line if len(line) <= _MAX_NUMBER_LINE else b"too long"))
     except ValueError:
         raise m.broken("a number is not one.") from None
 
