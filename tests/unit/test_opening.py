@@ -10,6 +10,7 @@ import struct
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perdure
-from perdure.errors import CorruptError, DigestError, InputError, MissingTensorError, PathError
+from perdure.errors import CorruptError, DigestError, InputError, MissingTensorError, PathError, UnsafeError
 
 SHAPES = [(), (7,), (5, 4), (3, 4, 5), (1, 6), (0, 3), (4, 0)]
 TENSORS = {
@@ -316,3 +317,25 @@ def test_info_names_what_a_pickled_model_would_need(tmp_path):
     assert info.names == ("torch.nn.modules.container.Sequential", "torch.nn.modules.linear.Linear")
     assert (info.prefix, info.rest, info.n_unnamed) == ("model", {"epoch": 1}, 0)
     assert info.classes == {"": "torch.nn.modules.container.Sequential", "0": "torch.nn.modules.linear.Linear"}
+
+
+@pytest.mark.parametrize(
+    "name, content, verdict",
+    [
+        ("archive/code/a.py", b"import os", "needs code"),
+        ("archive/code/a.pkl", b"cos\nsystem\n(S'true'\ntR.", "dangerous"),
+        ("archive/.data/a", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.", "dangerous"),
+        ("archive/notes.txt", b"trained on Monday", "safe"),
+    ],
+)
+def test_members_beside_those_of_torch_save_are_looked_into(name, content, verdict):
+    written = io.BytesIO()
+    torch.save({"w": torch.ones(2)}, written)
+    with ZipFile(written, "a") as archive:
+        archive.writestr(name, content)
+    assert perdure.check(io.BytesIO(written.getvalue())).verdict == verdict
+    if verdict == "dangerous":
+        with pytest.raises(UnsafeError):
+            perdure.open(written.getvalue())
+    else:
+        assert perdure.open(written.getvalue())["w"].tolist() == [1, 1]

@@ -67,10 +67,10 @@ def read_torch_script(archive: Archive, folder: str, where: str, uses: list[Use]
     value["constants"], members = read_part(archive, folder, "constants", where, uses)
     if not value["constants"]:
         del value["constants"]
-    content.members |= members | _look_into_inputs(archive, folder, where, uses)
+    content.code = tuple(name for name in archive.members if name.startswith(f"{folder}code/") and name.endswith(".py"))
+    content.members |= members | _look_into_inputs(archive, folder, where, uses) | set(content.code)
     content.value = value if len(value) > 1 else content.value
     content.format = "TorchScript archive"
-    content.code = tuple(name for name in archive.members if name.startswith(f"{folder}code/") and name.endswith(".py"))
     return content
 
 

@@ -1,6 +1,6 @@
 """What `torch.save` writes since PyTorch 1.6: a zip archive with a pickle and one member for each storage.
 
-TorchScript writes the same, with its code beside; see `torch_script`.
+TorchScript writes the same, with its code beside; see `script`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.foreign.zips.archives import Archive
 from perdure.foreign.zips.directory import shown
 
 _MAX_NOTE_BYTES = 1000
-_OWN_MEMBERS = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment")
+_OWN_MEMBERS = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
 
 def folder_of(archive: Archive) -> str | None:
@@ -41,7 +41,7 @@ def read_torch_zip(archive: Archive, folder: str, where: str, uses: list[Use]) -
     """
     facts = {name: note for name in ("version", "byteorder") if (note := _note(archive, folder + name))}
     value, members = read_part(archive, folder, "data", where, uses)
-    return Content("torch zip archive", value, facts=facts, members=members | _known(archive, folder))
+    return Content("torch zip archive", value, facts=facts, members=members | _known(folder))
 
 
 def read_part(archive: Archive, folder: str, part: str, where: str, uses: list[Use]) -> tuple[Any, frozenset[str]]:
@@ -60,10 +60,9 @@ def read_part(archive: Archive, folder: str, part: str, where: str, uses: list[U
     return value, frozenset([pickle.name, *storages.members])
 
 
-def _known(archive: Archive, folder: str) -> set[str]:
+def _known(folder: str) -> set[str]:
     """Return the members, beside storages, that say nothing but what is known of them."""
-    own = {f"{folder}{name}" for name in _OWN_MEMBERS}
-    return {name for name in archive.members if name in own or name.startswith((f"{folder}code/", f"{folder}.data/"))}
+    return {f"{folder}{name}" for name in _OWN_MEMBERS}
 
 
 def _note(archive: Archive, name: str) -> str:

@@ -12,6 +12,7 @@ from perdure.foreign.zips.archives import Archive, Member
 
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".p", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"Rar!", b"BZh", b"\xfd7zXZ")
+_CODE_ENDINGS = (".py", ".pyc", ".so", ".dll", ".pyd", ".dylib")
 _STORAGE = re.compile(r"(?:.*/)?(?:data|constants|tensors|storages|weights)/(?:\d+|[\w.]*weight_\d+)")
 """Names under which archives keep the bytes of tensors."""
 
@@ -37,6 +38,8 @@ def look_into(archive: Archive, read: Collection[str], uses: list[Use]) -> tuple
 
 def _look_into(member: Member, uses: list[Use]) -> str:
     name = ascii(member.name[:200])
+    if member.name.endswith(_CODE_ENDINGS):
+        return f"its member {name} is code."
     try:
         first = member.source.read(member.position, min(16, member.n_bytes))
         if first.startswith(_ARCHIVES):
