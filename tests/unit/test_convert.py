@@ -414,3 +414,17 @@ def test_an_empty_file(tmp_path: Path) -> None:
         perdure.convert(tmp_path / "a.safetensors", tmp_path / target)
     assert torch.load(tmp_path / "a.pth", weights_only=True) == {} and list(np.load(tmp_path / "a.npz")) == []
     assert json.dumps(perdure.info(tmp_path / "folder").forms) == '["weights"]'
+
+
+def test_a_pth_file_has_the_order_of_its_source(tmp_path):
+    shared = torch.ones(3, 2)
+    state = {
+        "head": shared,
+        "a": torch.zeros(1),
+        "turned": shared.t(),
+        "sparse": torch.ones(2).to_sparse(),
+        "z": torch.zeros(2),
+    }
+    torch.save(state, tmp_path / "a.pt")
+    perdure.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert list(torch.load(tmp_path / "b.pt", weights_only=True)) == list(state)

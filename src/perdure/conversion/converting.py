@@ -128,7 +128,7 @@ class _Conversion:
     def write(self, path: Path, plain: bool, shard_bytes: int | None) -> SaveReport:
         suffix = path.suffix.lower()
         if suffix in TORCH_SUFFIXES:
-            report = write_torch(path, self._holdings(), self._manifest, self._inner)
+            report = write_torch(path, self._holdings(), self._manifest, self._inner, self._weights)
         elif suffix == NUMPY_SUFFIX or plain:
             holdings = self._without_inner(self._expanded())
             report = write_plain(path, holdings) if plain else write_numpy(path, holdings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,13 @@ def _refuse_composed(holdings: Holdings, kind: str) -> None:
         )
 
 
-def write_torch(path: Path, holdings: Holdings, manifest: Manifest | None, inner: Collection[str] = ()) -> SaveReport:
+def write_torch(
+    path: Path,
+    holdings: Holdings,
+    manifest: Manifest | None,
+    inner: Collection[str] = (),
+    order: Iterable[str] = (),
+) -> SaveReport:
     """Write a file that `torch.load(weights_only=True)` opens as a state dict; what shares memory shares it there too.
 
     Args:
@@ -71,6 +77,7 @@ def write_torch(path: Path, holdings: Holdings, manifest: Manifest | None, inner
         holdings: what it shall hold.
         manifest: the source's, for the versions and the extra states of modules; None where it has none.
         inner: the tensors of extra states, which are left out.
+        order: of the names in the file; others come behind.
 
     Raises:
         UnsupportedTensorError: see `write_state`.
@@ -82,7 +89,8 @@ def write_torch(path: Path, holdings: Holdings, manifest: Manifest | None, inner
         tensors[name] = views[alias.of]._replace(shape=alias.shape, stride=alias.stride, offset=alias.offset)
     for name, composed in holdings.composed.items():
         tensors[name] = Combined(composed, {part: views[stored] for part, stored in composed.parts.items()})
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in inner}
+    in_order = {name: tensors[name] for name in order if name in tensors} | tensors
+    tensors = {name: tensor for name, tensor in in_order.items() if name not in inner}
     versions: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()

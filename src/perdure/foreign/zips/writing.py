@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import xxhash
 
 from perdure.disk.atomic import replacing
+from perdure.disk.digests import crc32
 from perdure.disk.files import preallocate
 from perdure.disk.memory import pieces_of
 from perdure.disk.writing import (
@@ -132,7 +132,7 @@ class _Crc:
         self._value = 0
 
     def update(self, view: memoryview) -> None:
-        self._value = zlib.crc32(view, self._value)
+        self._value = crc32(view, self._value)
 
     def hexdigest(self) -> str:
         return f"{self._value:08x}"
