@@ -138,8 +138,7 @@ def test_info_names_the_kind_and_reads_no_tensor(tmp_path: Path) -> None:
     assert info.format == "torch.distributed.checkpoint folder"
     assert info.prefix == "model"
     assert info.rest == {"step": 1}
-    assert len(set(info.names)) == len(info.names) == 3
-    assert "torch._utils._rebuild_tensor_v2" in info.names
+    assert info.names == ()  # nothing in it needs code
 
 
 def test_link_within_the_folder_is_followed(tmp_path: Path) -> None:
