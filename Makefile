@@ -69,6 +69,8 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/save_load.py
+	$(BIN)/python bench/save_load.py --models big --groups pth
+	$(BIN)/python bench/convert.py
 	$(BIN)/python bench/whole_models.py
 
 sweep: $(READY)

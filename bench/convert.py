@@ -62,6 +62,7 @@ OPERATIONS: dict[str, tuple[str, Callable[[str], Call]]] = {
     "own": ("perdure file → perdure file", _convert("perdure.safetensors", "out.safetensors")),
     "plain_own": ("safetensors → perdure file", _convert("plain.safetensors", "out.safetensors")),
     "single_own": ("safetensors, one tensor of 1 GiB → perdure file", _convert("single.safetensors", "out.safetensors")),
+    "from_pth": (".pth of torch.save → perdure file", _convert("torch.pth", "out.safetensors")),
     "folder": ("perdure file → folder of shards", _convert("perdure.safetensors", "out", shard_bytes=200 * MIB)),
     "plain": ("perdure file → plain safetensors", _convert("perdure.safetensors", "out.safetensors", plain=True)),
     "pth": ("perdure file → .pth", _convert("perdure.safetensors", "out.pth")),
@@ -107,6 +108,7 @@ import perdure, safetensors.torch, torch
 generator = torch.Generator().manual_seed(0)
 whole = torch.randn({N_BYTES // 4}, generator=generator)
 tensors = {{f"layers.{{number}}.weight": part.view(-1, 1024) for number, part in enumerate(whole.chunk({N_TENSORS}))}}
+torch.save({{name: part.clone() for name, part in tensors.items()}}, "torch.pth")
 perdure.save_weights({{name: part.clone() for name, part in tensors.items()}}, "perdure.safetensors")
 safetensors.torch.save_file({{name: part.clone() for name, part in tensors.items()}}, "plain.safetensors")
 safetensors.torch.save_file({{"weight": whole}}, "single.safetensors")
