@@ -1,0 +1,1 @@
+"""Summaries: what is in a model, from its file or from the module itself."""
