@@ -28,18 +28,23 @@ _running = threading.RLock()
 """Models are run by one thread at a time: two that save the same model would put back each other's state."""
 
 
-@contextlib.contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[Before]:
-    """Put each module into eval mode for a while; afterwards the model and the random state are as they were.
+def in_eval_mode(model: nn.Module) -> contextlib.AbstractContextManager[Before]:
+    """Put each module into eval mode for a while, as `in_mode` does."""
+    return in_mode(model, training=False)
 
-    What is yielded restores the model, in eval mode, in between. The modules' own `train` and `eval` are not called: some
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[Before]:
+    """Put each module into a mode for a while; afterwards the model and the random state are as they were.
+
+    What is yielded restores the model, in that mode, in between. The modules' own `train` and `eval` are not called: some
     rewrite the weights, such as adapters that merge themselves.
 
     Raises:
         UnsupportedModelError: a lazy module is not initialised yet, which could not be undone.
     """
     _check_initialised(model)
-    with _running, _training_off(model):
+    with _running, _with_training(model, training):
         before = Before(model)
         python_state, numpy_state = random.getstate(), np.random.get_state()
         try:
@@ -52,15 +57,15 @@ def in_eval_mode(model: nn.Module) -> Iterator[Before]:
 
 
 @contextlib.contextmanager
-def _training_off(model: nn.Module) -> Iterator[None]:
+def _with_training(model: nn.Module, training: bool) -> Iterator[None]:
     modes = [(vars(module), module.training) for module in model.modules()]
     try:
         for attributes, _ in modes:
-            attributes["training"] = False
+            attributes["training"] = training
         yield
     finally:
-        for attributes, training in modes:
-            attributes["training"] = training
+        for attributes, before in modes:
+            attributes["training"] = before
 
 
 def _check_initialised(model: nn.Module) -> None:

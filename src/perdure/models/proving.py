@@ -14,6 +14,7 @@ from torch import nn
 
 from perdure.disk.surroundings import processor
 from perdure.errors import CorruptError, PerdureError
+from perdure.models.examples import Example
 from perdure.models.generation import describe, generate
 from perdure.models.preserving import in_eval_mode
 from perdure.models.structure import flatten, less_names, unflatten
@@ -21,9 +22,6 @@ from perdure.records import values
 from perdure.records.proof import InputLeaf, OutputLeaf, Proof, pack_samples, step_of_samples, unpack_samples
 from perdure.weights.dtypes import by_name, short_name
 from perdure.weights.storing import as_integers
-
-Example = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments of a model."""
 
 _TOLERANCES = {
     "float64": 1e-9,

@@ -10,8 +10,9 @@ from torch import nn
 
 from perdure.errors import InputError, UnsupportedModelError
 from perdure.models.contents import SOURCES
+from perdure.models.examples import Example, examples_in
 from perdure.models.execution import FrozenGraph
-from perdure.models.proving import Example, example_of
+from perdure.models.proving import example_of
 from perdure.models.taking import Taken
 from perdure.models.wrapping import unwrapped
 from perdure.records import values
@@ -73,7 +74,7 @@ def save(
     check_target(path, shard_bytes)
     inner = unwrapped(model)
     origin = origin_of(model) or origin_of(inner)
-    examples = _examples(example) or _examples_of(origin, inner)
+    examples = examples_in(example, "saving") or _examples_of(origin, inner)
     taken = Taken(inner)
     if isinstance(inner, FrozenGraph):
         taken.keep_graph(inner.perdure_graph)
@@ -112,7 +113,7 @@ def graph_and_proof(model: nn.Module, example: Any, dynamic: Any) -> tuple[dict[
     """
     taken = Taken(model)
     taken.record_classes(text=False)
-    examples = _examples(example)
+    examples = examples_in(example, "saving")
     taken.trace_graph(examples, dynamic)
     taken.prove(examples[0], keep_example=False)
     taken.check()
@@ -120,22 +121,6 @@ def graph_and_proof(model: nn.Module, example: Any, dynamic: Any) -> tuple[dict[
     if "graph" not in taken.forms:
         raise UnsupportedModelError(f"annotating: {taken.warnings[-1]}.")
     return {key: text for key, text in blobs.items() if not key.endswith(SOURCES)}, tuple(taken.warnings)
-
-
-def _examples(example: Any) -> list[Example]:
-    """Return examples as positional and keyword arguments: from a tensor, a tuple, a dict, or a list of these."""
-    if example is None:
-        return []
-    if isinstance(example, list):
-        found = [one for part in example for one in _examples(part)]
-        if not found:
-            raise InputError("saving: the list of examples is empty.")
-        return found
-    if isinstance(example, tuple) and not hasattr(example, "_fields"):
-        return [(example, {})]
-    if isinstance(example, Mapping) and all(isinstance(key, str) for key in example):
-        return [((), dict(example))]
-    return [((example,), {})]
 
 
 def _examples_of(origin: Origin | None, model: nn.Module) -> list[Example]:

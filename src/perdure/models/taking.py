@@ -13,9 +13,10 @@ from torch import nn
 from perdure.disk.blobs import pack
 from perdure.errors import InputError, PerdureError, UnsupportedModelError
 from perdure.models.contents import ARCHITECTURE, GRAPH, PROOF, SOURCES
+from perdure.models.examples import Example
 from perdure.models.execution import FrozenGraph
 from perdure.models.fingerprints import sources_of
-from perdure.models.proving import Example, Verdict, examine, prove
+from perdure.models.proving import Verdict, examine, prove
 from perdure.models.rebuilding import rebuild
 from perdure.models.recording import device_of, record
 from perdure.models.tracing import trace

@@ -20,6 +20,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from perdure.errors import InputError, PerdureError, UnsupportedModelError
+from perdure.models.examples import Example
 from perdure.models.preserving import Before
 from perdure.models.structure import Tree, flatten, leaf_places
 from perdure.models.traced_axes import Axes, asked_axes, batch_axes, token_axes
@@ -42,8 +43,6 @@ from perdure.records.graph import (
     Leaf,
 )
 from perdure.weights.dtypes import short_name
-
-Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)

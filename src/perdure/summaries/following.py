@@ -1,0 +1,152 @@
+"""A model's calls followed: which module ran which operators, on what shapes, and what memory that took."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from perdure.records.summary.summary import ModuleCall
+from perdure.summaries.conventions.counting import Counter
+from perdure.summaries.ledger import Ledger
+from perdure.summaries.tensors import shapes_in, tensors_in
+from perdure.summaries.workspaces import workspace_of
+
+
+@dataclasses.dataclass
+class Followed:
+    """What is known of the calls of one module."""
+
+    n_calls: int = 0
+    calls: dict[ModuleCall, None] = dataclasses.field(default_factory=dict)
+    activation_bytes: int = 0
+
+
+class Follower(TorchDispatchMode):
+    """Sees every operator below autograd, and knows which module it belongs to.
+
+    Attributes:
+        modules: what is known of each module, by its path.
+        ledger: keeps account of memory.
+        counter: counts the operations of forward passes.
+        backward: counts those of backward passes.
+        scalar: where set, what a tensor without content has as its value.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        counter: Counter,
+        backward: Counter | None = None,
+        modules: dict[str, Followed] | None = None,
+    ) -> None:
+        super().__init__()
+        self.modules: dict[str, Followed] = {} if modules is None else modules
+        self.ledger = ledger
+        self.counter = counter
+        self.backward = backward
+        self.scalar: Any = None
+        self._paths = [""]
+        self._path_of_node: dict[int, str] = {}
+
+    @property
+    def path(self) -> str:
+        """The path of the module that is running."""
+        return self._paths[-1]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:
+            return func(*args, **kwargs)
+        if self.scalar is not None and func is torch.ops.aten._local_scalar_dense.default:
+            return self.scalar
+        if _is_composite(func):  # in inference mode they come here whole
+            with self:
+                return func.decompose(*args, **kwargs)
+        out = func(*args, **kwargs)
+        workspace = workspace_of(func, args, out)
+        if workspace is not None:
+            if workspace.kept_bytes and not out[-1].numel():
+                out = (*out[:-1], out[-1].new_empty(workspace.kept_bytes, dtype=torch.uint8))
+        for tensor in tensors_in(out):
+            self.ledger.note(tensor)
+        if workspace is not None:
+            self.ledger.note_transient(workspace.transient_bytes)
+        self._count(func, args, kwargs, out)
+        return out
+
+    def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        node = torch._C._current_autograd_node()
+        if node is None:
+            self._path_of_node[torch._C._autograd._get_sequence_nr() - 1] = self.path
+            self.counter.on_operator(func, args, kwargs, out, self.path)
+        elif self.backward is not None:
+            path = self._path_of_node.get(node._sequence_nr(), "")
+            self.backward.on_operator(func, args, kwargs, out, path)
+
+    def enter(self, path: str) -> None:
+        """A module's call begins."""
+        self._paths.append(path)
+        self.ledger.open()
+
+    def leave(self, path: str, module: nn.Module | None, args: Any, kwargs: Any, out: Any) -> None:
+        """It ends, with this result."""
+        self._paths.pop()
+        found = self.modules.setdefault(path, Followed())
+        found.n_calls += 1
+        found.calls[ModuleCall(shapes_in(args, kwargs), shapes_in(out))] = None
+        found.activation_bytes = max(found.activation_bytes, self.ledger.close())
+        if module is not None:
+            self.counter.on_call(module, path, args, kwargs, out)
+
+    def abandon(self) -> None:
+        """The call that runs failed."""
+        self._paths.pop()
+        self.ledger.close()
+
+
+@functools.cache
+def _is_composite(func: Any) -> bool:
+    """Tell whether an operator is made of others and of nothing else."""
+    return isinstance(func, OpOverload) and func._can_decompose()
+
+
+def watch(model: nn.Module, follower: Follower) -> None:
+    """Let the follower see each call of each module. What is set on the modules stays until their attributes are put back."""
+    for path, module in model.named_modules():
+        vars(module)["forward"] = _watched(module.forward, module, path, follower)
+
+
+def _watched(forward: Any, module: nn.Module, path: str, follower: Follower) -> Any:
+    @functools.wraps(forward)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        follower.enter(path)
+        try:
+            out = forward(*args, **kwargs)
+        except BaseException:
+            follower.abandon()
+            raise
+        follower.leave(path, module, args, kwargs, out)
+        return out
+
+    return called
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Let compiled functions run as they are written, and encoder layers by the operators that they are made of."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    stance = getattr(torch.compiler, "set_stance", None)
+    try:
+        with stance("force_eager") if stance else contextlib.nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
