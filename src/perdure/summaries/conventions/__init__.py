@@ -1,0 +1,1 @@
+"""Conventions of counting operations: each equals a tool that people compare with."""
