@@ -111,9 +111,8 @@ class _Reading:
         elif self._blob is not None and not modules.kinds:
             for name in _volatile_names(self._stored, self._blob):
                 if name.startswith(start):
-                    yield _held(
-                        self._blob, name, Slot(name[len(start) :], name, True, "buffer", False, 0), ("blob", name)
-                    )
+                    slot = Slot(name[len(start) :], name, True, "buffer", False, 0)
+                    yield _held(self._blob, name, slot, self._blob.geometry(name))
 
     def _notes(self, held: list[Held]) -> Iterator[str]:
         if self._roles.guessed:

@@ -7,10 +7,13 @@ import re
 _NAMES = """
     running_mean running_var num_batches_tracked inv_freq original_inv_freq freqs_cis cos_cached sin_cached
     position_ids relative_position_index relative_coords_table attn_mask causal_mask masked_bias anchor_grid
-    zero_point fake_quant_enabled observer_enabled min_val max_val _u _v weight_u weight_v weight_mask bias_mask
+    zero_point fake_quant_enabled observer_enabled min_val max_val weight_mask bias_mask
 """
 _BUFFERS = frozenset(_NAMES.split())
 """The last parts of names that PyTorch's own modules, and those of well-known libraries, give to buffers alone."""
+
+_OF_SPECTRAL_NORM = ("_u", "_v", "weight_u", "weight_v")
+"""The last parts of names of its vectors; weight norm has matrices under one of them."""
 
 _MANY_TYPES = re.compile(r"b?float|complex|qu?int|bits|u?int[1-7]$|[A-Z]")
 """Types that parameters have: those of fractions, of quantized numbers, of less than a byte, and of blocks."""
@@ -36,7 +39,7 @@ def guessed_role(name: str, dtype: str, shape: tuple[int, ...]) -> str:
         `"parameter"` or `"buffer"`.
     """
     last = name[-_SENSIBLE:].rpartition(".")[2]
-    if last in _BUFFERS or _is_mask_of_gpt2(last, shape):
+    if last in _BUFFERS or _is_mask_of_gpt2(last, shape) or (last in _OF_SPECTRAL_NORM and len(shape) == 1):
         return "buffer"
     whole = dtype in _WHOLE_TYPES and _WHOLE_WEIGHT.fullmatch(last)
     return "parameter" if whole or _MANY_TYPES.match(dtype) else "buffer"

@@ -34,7 +34,7 @@ def rows_of(
     Args:
         modules: the class of each module by its path, in the model's order; a path that is missing on the way to another,
             or to a tensor, is put in, of no known class.
-        tensors: all of them, in the model's order, each before those that are tied to it.
+        tensors: all of them, in the model's order; one that is tied names another that is there and is not.
         same: the paths of modules that stand at another path before, with that path.
 
     Raises:
@@ -140,8 +140,10 @@ def _count(order: list[_Node], tree: _Tree, shared: Mapping[str, str]) -> None:
     places: Counter[str] = Counter()
     for node in order:
         for tensor in node.tensors:
-            firsts.setdefault(tensor.tied_to or tensor.name, tensor)
-            places[tensor.tied_to or tensor.name] += 1
+            key = tensor.tied_to or tensor.name
+            if not tensor.tied_to or key not in firsts:
+                firsts[key] = tensor
+            places[key] += 1
     within = _within_shared(order, set(shared.values()))
     for node in order:
         for tensor in node.tensors:
