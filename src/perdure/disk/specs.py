@@ -12,10 +12,15 @@ from perdure.records.reports import TensorSpec
 
 def specs_of(stored: StoredTensors) -> list[TensorSpec]:
     """Describe every tensor under the name that its saver knew."""
+    known = all_specs(stored)
+    return [known[name] for name in stored.tensor_names()]
+
+
+def all_specs(stored: StoredTensors) -> dict[str, TensorSpec]:
+    """Describe every tensor, by its name; those too of which others are made."""
     plain = {name: stored_spec(stored.file_of(name), name) for name in stored.names}
     known = plain | {name: _alias_spec(name, alias, stored, plain) for name, alias in stored.aliases.items()}
-    composed = {name: _composed_spec(name, record, known) for name, record in stored.composed.items()}
-    return [composed[name] if name in composed else known[name] for name in stored.tensor_names()]
+    return known | {name: _composed_spec(name, record, known) for name, record in stored.composed.items()}
 
 
 def stored_spec(file: StoredFile, name: str) -> TensorSpec:

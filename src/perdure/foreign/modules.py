@@ -18,11 +18,21 @@ _TENSORS = (Tensor, ComposedTensor)
 
 @dataclasses.dataclass
 class Walked:
-    """What a walk found: tensors and their roles by name, and the class of each module by its name."""
+    """What a walk found.
+
+    Attributes:
+        tensors: those of the state dict, by name.
+        roles: `"parameter"` or `"buffer"`, where that is known.
+        classes: of each module, by its name.
+        volatile: buffers that are not persistent, by name.
+        same: modules that stand at another name before, with that name.
+    """
 
     tensors: dict[str, Tensor | ComposedTensor] = dataclasses.field(default_factory=dict)
     roles: dict[str, str] = dataclasses.field(default_factory=dict)
     classes: dict[str, str] = dataclasses.field(default_factory=dict)
+    volatile: dict[str, Tensor | ComposedTensor] = dataclasses.field(default_factory=dict)
+    same: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def is_module(value: object) -> bool:
@@ -65,7 +75,7 @@ def walk(model: Made, where: str, start: str = "") -> Walked:
         LimitError: modules stand at more places, or deeper, than in any model.
     """
     walked = Walked()
-    seen: set[int] = set()
+    seen: dict[int, str] = {}
     n_copies = 0
     waiting: list[tuple[str, Made, tuple[int, ...]]] = [(start, model, ())]
     while waiting:
@@ -74,14 +84,18 @@ def walk(model: Made, where: str, start: str = "") -> Walked:
             raise CorruptError(f"reading {where}: the module {prefix[:100]!r} contains itself.")
         if id(module) in seen:
             n_copies += 1 + len(_attributes(module) or ())
-        seen.add(id(module))
+            walked.same[prefix.rstrip(".")] = seen[id(module)]
+        seen.setdefault(id(module), prefix.rstrip("."))
         if n_copies > MAX_COPIES or len(above) > _MAX_DEPTH:
             raise LimitError(f"reading {where}: its modules stand at more places, or deeper, than those of any model.")
         walked.classes[prefix.rstrip(".")] = str(module.what)
         for key, tensor, role in _own(module):
             _check_name(key, prefix, where)
-            walked.tensors[prefix + key] = tensor
-            walked.roles[prefix + key] = role
+            if role == _VOLATILE:
+                walked.volatile[prefix + key] = tensor
+            else:
+                walked.tensors[prefix + key] = tensor
+                walked.roles[prefix + key] = role
         inner = list(_children(module))
         for key, child in reversed(inner):
             _check_name(key, prefix, where)
@@ -97,7 +111,7 @@ def _check_name(key: object, prefix: str, where: str) -> None:
 
 
 def _own(module: Made) -> Iterator[tuple[str, Tensor | ComposedTensor, str]]:
-    """Give the tensors of a module itself, as `state_dict` would."""
+    """Give the tensors of a module itself, in the order of `state_dict`, and what they are."""
     state = _attributes(module) or {}
     if not _is_plain(module):
         for key, value in state.items():
@@ -109,8 +123,12 @@ def _own(module: Made) -> Iterator[tuple[str, Tensor | ComposedTensor, str]]:
         if isinstance(value, _TENSORS):
             yield key, value, "parameter"
     for key, value in state["_buffers"].items():
-        if isinstance(value, _TENSORS) and not (isinstance(volatile, set | list | tuple) and key in volatile):
-            yield key, value, "buffer"
+        if isinstance(value, _TENSORS):
+            beside = isinstance(volatile, set | list | tuple) and key in volatile
+            yield key, value, _VOLATILE if beside else "buffer"
+
+
+_VOLATILE = "volatile"
 
 
 def _children(module: Made) -> Iterator[tuple[str, Made]]:

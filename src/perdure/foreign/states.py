@@ -50,6 +50,8 @@ class State:
         path: the keys that lead to it.
         roles: `"parameter"` or `"buffer"`, where that is known.
         extra_states: what modules' `get_extra_state` gave, where that is no tensor, by its key of the state dict.
+        volatile: of a whole model, the buffers that are not persistent, by name; they are none of `tensors`.
+        same: of a whole model, the modules that stand at another name before, with that name.
     """
 
     tensors: dict[str, AnyTensor]
@@ -59,6 +61,8 @@ class State:
     path: tuple[str, ...] = ()
     roles: dict[str, str] = dataclasses.field(default_factory=dict)
     extra_states: dict[str, Any] = dataclasses.field(default_factory=dict)
+    volatile: dict[str, AnyTensor] = dataclasses.field(default_factory=dict)
+    same: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def find_state(value: Any, where: str) -> State:
@@ -168,7 +172,9 @@ def _state_at(value: Any, where: str) -> State:
         return State({"tensor": value})
     if is_module(value):
         walked = walk(value, where)
-        return State(walked.tensors, classes=walked.classes, roles=walked.roles)
+        found = State(walked.tensors, classes=walked.classes, roles=walked.roles)
+        found.volatile, found.same = walked.volatile, walked.same
+        return found
     state = State({})
     if isinstance(value, Ordered) and isinstance(metadata := value.attributes.get("_metadata"), dict):
         state.versions = metadata
@@ -226,6 +232,8 @@ def _take(
                 _add(state, inner_name, tensor, where)
             state.classes |= walked.classes
             state.roles |= walked.roles
+            state.volatile |= walked.volatile
+            state.same |= walked.same
         else:
             rest[key] = inner
     return rest or None

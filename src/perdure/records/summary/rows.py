@@ -1,11 +1,29 @@
-"""The rows of a summary, from the modules of a model and the tensors that they hold."""
+"""The rows of a summary, from the modules of a model and the tensors that they hold.
+
+Names may be any that a file can have, so nothing here recurses, and all of it takes time and memory in proportion to what
+it is given.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
-from perdure.records.summary.summary import SummaryRow, SummaryTensor
+from perdure.errors import LimitError
+from perdure.records.names import SENSIBLE_LENGTH
+from perdure.records.summary.summary import Summary, SummaryRow, SummaryTensor
+
+MAX_DEPTH = 50
+"""Levels of modules that are told from the names of tensors; a name's further dots are a part of its last level."""
+
+MAX_MODULES = 200_000
+"""Modules that are told from the names of tensors, all together."""
+
+MAX_SHARED = 5_000_000
+"""Tensors at the further places of shared modules, counted over all of these places."""
 
 
 def rows_of(
@@ -16,77 +34,165 @@ def rows_of(
     Args:
         modules: the class of each module by its path, in the model's order; a path that is missing on the way to another,
             or to a tensor, is put in, of no known class.
-        tensors: all of them, in the model's order, each before those that are tied to it.
+        tensors: all of them, in the model's order; one that is tied names another that is there and is not.
         same: the paths of modules that stand at another path before, with that path.
+
+    Raises:
+        LimitError: modules are shared in more ways than those of any model.
     """
-    nodes: dict[str, _Node] = {"": _Node("", modules.get("", ""), 0)}
+    tree = _Tree()
     for path, kind in modules.items():
-        _node(nodes, path).kind = kind
+        if len(path) <= SENSIBLE_LENGTH:
+            tree.node(path).kind = kind
+    shared = {path: first for path, first in (same or {}).items() if len(path) <= SENSIBLE_LENGTH}
+    for path, first in shared.items():
+        tree.node(path).same_as = first
     for tensor in tensors:
-        _add(nodes, tensor)
-    for path, first in (same or {}).items():
-        node = _node(nodes, path)
-        node.same_as, node.counted = first, _node(nodes, first).counted
-        for parent in _above(path):
-            nodes[parent].counted.update(node.counted)
-    return tuple(node.row() for node in _in_order(nodes))
+        tree.owner_of(tensor.name).tensors.append(tensor)
+    order = list(tree.in_order())
+    _count(order, tree, shared)
+    return tuple(node.row() for node in order)
+
+
+def down_to(summary: Summary, depth: int | None) -> Summary:
+    """Leave out the rows that are more than `depth` levels below the model; all totals stay."""
+    if depth is None:
+        return summary
+    return dataclasses.replace(summary, rows=tuple(row for row in summary.rows if row.depth <= depth))
 
 
 class _Node:
     """A module on the way to becoming a row."""
 
-    def __init__(self, name: str, kind: str, depth: int) -> None:
-        self.name, self.kind, self.depth = name, kind, depth
+    def __init__(self, name: str, parent: _Node | None) -> None:
+        self.name, self.kind, self.parent = name, "", parent
+        self.depth: int = parent.depth + 1 if parent else 0
         self.children: list[_Node] = []
         self.tensors: list[SummaryTensor] = []
-        self.counted: dict[str, SummaryTensor] = {}
+        self.totals = [0, 0, 0, 0]
+        self.at_several: dict[str, SummaryTensor] = {}
         self.same_as: str | None = None
 
+    def add(self, totals: Iterable[int]) -> None:
+        self.totals = [total + more for total, more in zip(self.totals, totals, strict=True)]
+
     def row(self) -> SummaryRow:
-        counted = self.counted.values()
-        parameters = [tensor for tensor in counted if tensor.role == "parameter"]
-        return SummaryRow(
-            self.name,
-            self.kind,
-            self.depth,
-            tuple(self.tensors),
-            n_parameters=_elements(parameters),
-            n_trainable=_elements(tensor for tensor in parameters if tensor.trainable),
-            n_buffers=_elements(tensor for tensor in counted if tensor.role == "buffer"),
-            n_bytes=sum(tensor.n_bytes for tensor in counted),
-            same_as=self.same_as,
-        )
+        counted = dict(zip(("n_parameters", "n_trainable", "n_buffers", "n_bytes"), self.totals, strict=True))
+        return SummaryRow(self.name, self.kind, self.depth, tuple(self.tensors), **counted, same_as=self.same_as)
 
 
-def _elements(tensors: Iterable[SummaryTensor]) -> int:
-    return sum(math.prod(tensor.shape) for tensor in tensors)
+class _Tree:
+    """The modules, by their paths."""
+
+    def __init__(self) -> None:
+        self.root = _Node("", None)
+        self._nodes: dict[str, _Node] = {"": self.root}
+        self._n_told = 0
+
+    def node(self, path: str) -> _Node:
+        """Return a module, put in where it is missing, with all above it."""
+        node = self.root
+        for stop in (*(match.start() for match in _DOT.finditer(path)), len(path)):
+            node = self._nodes.get(path[:stop]) or self._put(path[:stop], node)
+        return node
+
+    def get(self, path: str) -> _Node | None:
+        return self._nodes.get(path)
+
+    def owner_of(self, name: str) -> _Node:
+        """Return the module that a tensor of this name is in."""
+        owner = self._nodes.get(name[: max(0, name.rfind("."))])
+        return owner or self._told(name)
+
+    def _told(self, name: str) -> _Node:
+        """Return the module that a name tells of, put in with all above it as far as the limits allow."""
+        node = self.root
+        for level, match in enumerate(_DOT.finditer(name, 0, SENSIBLE_LENGTH)):
+            inner = self._nodes.get(name[: match.start()])
+            if inner is None:
+                if level >= MAX_DEPTH or self._n_told >= MAX_MODULES:
+                    break
+                self._n_told += 1
+                inner = self._put(name[: match.start()], node)
+            node = inner
+        return node
+
+    def _put(self, path: str, parent: _Node) -> _Node:
+        found = self._nodes[path] = _Node(path, parent)
+        parent.children.append(found)
+        return found
+
+    def in_order(self) -> Iterator[_Node]:
+        """Give the modules, each followed by what is below it."""
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.children)
 
 
-def _above(path: str) -> list[str]:
-    """Return the paths of the modules that a path lies in, the model's last."""
-    parts = path.split(".")
-    return [".".join(parts[:n]) for n in range(len(parts) - 1, -1, -1)]
+_DOT = re.compile(r"\.")
 
 
-def _node(nodes: dict[str, _Node], path: str) -> _Node:
-    if path not in nodes:
-        parent = _node(nodes, path.rpartition(".")[0])
-        nodes[path] = _Node(path, "", parent.depth + 1)
-        parent.children.append(nodes[path])
-    return nodes[path]
+def _count(order: list[_Node], tree: _Tree, shared: Mapping[str, str]) -> None:
+    """Give each module its totals: what stands at one place alone is added up, all else is collected by its identity."""
+    firsts: dict[str, SummaryTensor] = {}
+    places: Counter[str] = Counter()
+    for node in order:
+        for tensor in node.tensors:
+            key = tensor.tied_to or tensor.name
+            if not tensor.tied_to or key not in firsts:
+                firsts[key] = tensor
+            places[key] += 1
+    within = _within_shared(order, set(shared.values()))
+    for node in order:
+        for tensor in node.tensors:
+            key = tensor.tied_to or tensor.name
+            if places[key] > 1 or node.name in within:
+                _collect(node, {key: firsts[key]})
+            else:
+                node.add(_sizes(tensor))
+    n_shared = 0
+    for path, first in shared.items():
+        node, source = tree.node(path), tree.get(first)
+        if source is None or source is node:
+            continue
+        n_shared += len(source.at_several)
+        if n_shared > MAX_SHARED:
+            raise LimitError(
+                f"summarizing: its shared modules hold more than {MAX_SHARED} tensors at all their places."
+            )
+        _collect(node, source.at_several)
+    for node in reversed(order):
+        if node.parent:
+            node.parent.add(node.totals)
+    for node in order:
+        for tensor in node.at_several.values():
+            node.add(_sizes(tensor))
 
 
-def _add(nodes: dict[str, _Node], tensor: SummaryTensor) -> None:
-    """Put a tensor into its module, and among what is counted there and above."""
-    owner = _node(nodes, tensor.name.rpartition(".")[0])
-    owner.tensors.append(tensor)
-    for path in (owner.name, *(_above(owner.name) if owner.name else ())):
-        nodes[path].counted.setdefault(tensor.tied_to or tensor.name, tensor)
+def _within_shared(order: list[_Node], firsts: set[str]) -> set[str]:
+    """Return the paths of the modules that stand at several places, and of all below them."""
+    within: set[str] = set()
+    for node in order:
+        if node.name in firsts or (node.parent and node.parent.name in within):
+            within.add(node.name)
+    return within
 
 
-def _in_order(nodes: dict[str, _Node]) -> Iterable[_Node]:
-    waiting = [nodes[""]]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting += reversed(node.children)
+def _collect(node: _Node | None, tensors: Mapping[str, SummaryTensor]) -> None:
+    """Note tensors in a module and in those above it; one that knows a tensor already has told those above it."""
+    while node is not None:
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in node.at_several}
+        if not tensors:
+            return
+        node.at_several.update(tensors)
+        node = node.parent
+
+
+def _sizes(tensor: SummaryTensor) -> tuple[int, int, int, int]:
+    """Return what a tensor adds to the parameters, the trainable ones, the buffers and the bytes of a row."""
+    n_elements = math.prod(tensor.shape)
+    if tensor.role == "parameter":
+        return n_elements, n_elements if tensor.trainable else 0, 0, tensor.n_bytes
+    return (0, 0, n_elements, tensor.n_bytes) if tensor.role == "buffer" else (0, 0, 0, 0)
