@@ -45,6 +45,7 @@ class _Node:
     def row(self) -> SummaryRow:
         counted = self.counted.values()
         parameters = [tensor for tensor in counted if tensor.role == "parameter"]
+        elsewhere = [tensor for name, tensor in self.counted.items() if not self._holds(name)]
         return SummaryRow(
             self.name,
             self.kind,
@@ -55,7 +56,13 @@ class _Node:
             n_buffers=_elements(tensor for tensor in counted if tensor.role == "buffer"),
             n_bytes=sum(tensor.n_bytes for tensor in counted),
             same_as=self.same_as,
+            n_tied=_elements(tensor for tensor in elsewhere if tensor.role == "parameter"),
+            tied_bytes=sum(tensor.n_bytes for tensor in elsewhere),
         )
+
+    def _holds(self, name: str) -> bool:
+        """Tell whether a tensor of this name stands in this module or below it."""
+        return not self.name or name.startswith(f"{self.name}.")
 
 
 def _elements(tensors: Iterable[SummaryTensor]) -> int:
@@ -70,9 +77,12 @@ def _above(path: str) -> list[str]:
 
 def _node(nodes: dict[str, _Node], path: str) -> _Node:
     if path not in nodes:
-        parent = _node(nodes, path.rpartition(".")[0])
-        nodes[path] = _Node(path, "", parent.depth + 1)
-        parent.children.append(nodes[path])
+        parent = nodes[""]
+        for at in (*reversed(_above(path)), path):
+            if at not in nodes:
+                nodes[at] = _Node(at, "", parent.depth + 1)
+                parent.children.append(nodes[at])
+            parent = nodes[at]
     return nodes[path]
 
 
