@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from perdure.records.names import fold, human_bytes, printable
 from perdure.records.summary.figures import cells, duration, exact, shape_text, short, shortened
-from perdure.records.summary.summary import Shape, Summary
+from perdure.records.summary.summary import Shape, Summary, SummaryRow
 from perdure.records.summary.tree import Branch
 
 Span = tuple[str, str]
@@ -46,7 +46,9 @@ def columns_of(summary: Summary, branches: list[Branch]) -> list[Column]:
     parameters = column("parameters", lambda branch: _parameters(branch, exact), 0)
     parameters.briefer = [_parameters(branch, short) for branch in branches]
     found = [
-        column("output", _output, 6, "shape") if called else column("weights", _weights, 6, "shape"),
+        column("output", lambda branch: output_text(branch.row), 6, "shape")
+        if called
+        else column("weights", _weights, 6, "shape"),
         column("calls", lambda branch: str(branch.row.n_calls) if branch.row.n_calls > 1 else "", 4),
         parameters,
         column("trains", _trains if partly else lambda branch: "", 3),
@@ -147,7 +149,12 @@ def _weights(branch: Branch) -> str:
 
 
 def _output(branch: Branch) -> str:
-    shapes: tuple[Shape, ...] = branch.row.output_shapes
+    return output_text(branch.row)
+
+
+def output_text(row: SummaryRow) -> str:
+    """Return the shape of what a module gave first, and how many more tensors it gave."""
+    shapes: tuple[Shape, ...] = row.output_shapes
     more = f" +{len(shapes) - 1}" if len(shapes) > 1 else ""
     return f"{shape_text(shapes[0])}{more}" if shapes else ""
 

@@ -13,8 +13,8 @@ from perdure.records.values import plain
 def to_data(summary: Summary) -> dict[str, Any]:
     """Return a summary as JSON has it: the fields of `Summary`, `SummaryRow` and the others under their names.
 
-    What was not found out is None. Shapes are lists. Names are as the file has them. What JSON has no word for among the facts
-    of a file is text, and so are numbers that are not finite: `"nan"`, `"inf"`.
+    What was not found out is None. Shapes are lists. Names are as the file has them. What JSON has no word for among the
+    facts of a file is text, and so are numbers that are not finite: `"nan"`, `"inf"`.
     """
     fields = {field.name: getattr(summary, field.name) for field in dataclasses.fields(Summary)}
     return {

@@ -23,9 +23,9 @@ CSV_COLUMNS = ("name", "kind", "input_shapes", "output_shapes", "same_as", *_FIG
 def to_csv(summary: Summary) -> str:
     r"""Return a line for each module, after one with the names of the columns, which are fields of `SummaryRow`.
 
-    Figures are exact; what was not found out is empty. A shape is `1x3x224x224`, that of a scalar `scalar`; several stand with
-    a semicolon between them. Control characters in names are written out, as `\x0a`, and a name that a spreadsheet would
-    take for a formula has an apostrophe before it.
+    Figures are exact; what was not found out is empty. A shape is `1x3x224x224`, that of a scalar `scalar`; several stand
+    with a semicolon between them. Control characters in names are written out, as `\x0a`, and a name that a spreadsheet
+    would take for a formula has an apostrophe before it.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -68,29 +68,30 @@ def to_markdown(summary: Summary) -> str:
     for place, (path, branch) in enumerate(listed):
         name = _code(path or "(model)") + (f" × {branch.n}" if branch.n > 1 else "")
         kind = _code(branch.tensor.role if branch.tensor else branch.row.kind) + _tie(tie_of(branch))
-        lines.append(" | ".join(("| " + name, kind, *(column.texts[place] for column in columns))) + " |")
+        lines.append(" | ".join(("| " + name, kind, *(_plain(column.texts[place]) for column in columns))) + " |")
     lines.append("")
-    lines += [f"- {name}: {_code(text) if _MARKUP.search(text) else text}" for name, text in _stated(summary)]
+    lines += [f"- {_plain(name)}: {_plain(text)}" for name, text in totals(summary)]
     return "\n".join(lines) + "\n"
 
 
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~&$!\x00-\x1f]|://|www\.")
+_MARKUP = re.compile(r"[\\`*<>|&~!\x00-\x1f]|://|www\.|]\(|(?<!\w)_|_(?!\w)")
 """What Markdown, or what a site makes of it, might read as more than text."""
 
 
-def _stated(summary: Summary) -> list[tuple[str, str]]:
-    return [(printable(name), printable(text, 2000)) for name, text in totals(summary)]
+def _plain(text: str) -> str:
+    """Write a text as it is, where nothing in it is markup, or else as code."""
+    return _code(text) if _MARKUP.search(text) else text
 
 
 def _tie(names: list[str]) -> str:
     return " = " + ", ".join(map(_code, names)) if names else ""
 
 
-def _code(text: str) -> str:
+def _code(text: str, limit: int = 2000) -> str:
     """Write a name as code, so that nothing in it is markup; pipes would end the cell of a table even there."""
     if not text:
         return ""
-    shown = printable(text).replace("|", "\\|")
+    shown = printable(text, limit).replace("|", "\\|")
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     pad = " " if shown[0] in "` " or shown[-1] in "` " else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
