@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from perdure.cli.output import print_json, printable
+from perdure.cli.output import print_json
 from perdure.cli.progress import shown_progress
 from perdure.foreign.checking import check
+from perdure.records.names import printable
 
 EXIT_CODES = {"safe": 0, "needs code": 1, "dangerous": 2, "damaged": 3}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from perdure.cli.output import print_json, printable
+from perdure.cli.output import print_json
 from perdure.cli.progress import shown_progress
 from perdure.conversion.converting import convert
+from perdure.records.names import printable
 
 
 @click.command("convert", short_help="Write a file anew as one of another kind or type, verified.")

@@ -8,10 +8,11 @@ from typing import Any
 import click
 import msgspec
 
-from perdure.cli.output import print_json, printable
+from perdure.cli.output import print_json
 from perdure.cli.progress import shown_progress
 from perdure.comparison.comparing import diff
 from perdure.records.differences import Diff
+from perdure.records.names import printable
 
 
 @click.command("diff", short_help="How two files differ: names, shapes, types, values.")

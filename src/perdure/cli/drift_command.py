@@ -8,8 +8,9 @@ import sys
 
 import click
 
-from perdure.cli.output import print_json, printable
+from perdure.cli.output import print_json
 from perdure.models.inspection import Change, code_changes
+from perdure.records.names import printable
 
 
 @click.command("drift", short_help="What has changed in the code of a model since it was saved.")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 
 import click
 import msgspec
 
-from perdure.cli.output import print_json, printable
+from perdure.cli.output import print_json
 from perdure.foreign.description import info
 from perdure.records.environment import Environment
-from perdure.records.names import fold, human_bytes, ranges
+from perdure.records.names import fold, human_bytes, neighbours_alike, printable, ranges
 from perdure.records.reports import Info, TensorSpec
 from perdure.records.values import plain
 
@@ -215,20 +214,7 @@ def _lines(node: _Node, indent: str, ties: dict[str, str], depth: int | None) ->
 
 def _folded(node: _Node) -> Iterator[tuple[str, _Node]]:
     """Fold neighbouring numbered levels of the same form into one: `{0..11} × 12`."""
-    groups: list[tuple[list[str], _Node, tuple[object, ...] | None]] = []
-    for name, child in node.children.items():
-        form = child.form if _NUMBER.fullmatch(name) and child.children else None
-        if groups and form is not None and groups[-1][2] == form and _alike(groups[-1][0][0], name):
-            groups[-1][0].append(name)
-        else:
-            groups.append(([name], child, form))
-    for names, child, _ in groups:
-        yield (f"{ranges(names)} × {len(names)}" if len(names) > 1 else names[0]), child
-
-
-_NUMBER = re.compile(r"[0-9]{1,9}")
-
-
-def _alike(first: str, name: str) -> bool:
-    """Tell whether two numbers are written alike: both without zeros before them, or equally long."""
-    return len(first) == len(name) or not ((first.startswith("0") and first != "0") or name.startswith("0"))
+    levels = list(node.children.items())
+    for places in neighbours_alike((name, child.form if child.children else None) for name, child in levels):
+        names = [levels[place][0] for place in places]
+        yield (f"{ranges(names)} × {len(names)}" if len(names) > 1 else names[0]), levels[places[0]][1]

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from perdure.cli.output import printable
 from perdure.errors import PerdureError
+from perdure.records.names import printable
 from perdure.version import VERSION
 
 _COMMANDS = {

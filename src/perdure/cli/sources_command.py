@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from perdure.cli.output import printable
 from perdure.disk.blobs import unpack
 from perdure.disk.faults import translated
 from perdure.disk.stored import Stored
 from perdure.errors import InputError
+from perdure.records.names import printable
 from perdure.records.sources import Sources, decode
 
 _ODD = re.compile(r"[^A-Za-z0-9_.-]")

@@ -1,10 +1,11 @@
-"""Names of tensors for people: runs of numbered layers folded into one line."""
+"""Names of tensors for people: runs of numbered layers folded into one line, and nothing that drives a terminal."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Hashable, Iterable, Iterator
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9]\d{0,8})(?=\.)")
 SENSIBLE_LENGTH = 500
@@ -68,6 +69,43 @@ def ranges(texts: list[str]) -> str:
     if len(runs) == 1 and runs[0][0] == runs[0][1]:
         return f"{runs[0][0]:0{width}}"
     return "{" + ",".join(f"{a:0{width}}" if a == b else f"{a:0{width}}..{b:0{width}}" for a, b in runs) + "}"
+
+
+def neighbours_alike(levels: Iterable[tuple[str, Hashable]]) -> list[list[int]]:
+    """Group neighbouring levels of a tree that look the same and are numbers written alike; return their places.
+
+    Args:
+        levels: the name of each, and what makes two look the same; None for one that is to stand alone.
+    """
+    groups: list[list[int]] = []
+    before: tuple[str, Hashable] = ("", None)
+    for place, (name, form) in enumerate(levels):
+        if form is not None and form == before[1] and _WHOLE_NUMBER.fullmatch(name) and _written_alike(before[0], name):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+            before = (name, form) if _WHOLE_NUMBER.fullmatch(name) else ("", None)
+    return groups
+
+
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def _written_alike(first: str, name: str) -> bool:
+    """Tell whether two numbers are written alike: both without zeros before them, or equally long."""
+    return len(first) == len(name) or not ((first.startswith("0") and first != "0") or name.startswith("0"))
+
+
+def printable(text: str, limit: int | None = 200) -> str:
+    """Return text of a file without control characters, so that it cannot drive the terminal; cut at `limit`."""
+    shown = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(f"\\x{ord(letter):02x}" if _drives(letter) else letter for letter in shown)
+
+
+def _drives(letter: str) -> bool:
+    """Tell whether a letter is more than a mark on the screen: a control, a change of direction, an end of a line."""
+    category = unicodedata.category(letter)
+    return category[0] == "C" or category in ("Zl", "Zp")
 
 
 def human_bytes(n_bytes: int) -> str:
