@@ -70,15 +70,38 @@ class _Node:
         self.children: list[_Node] = []
         self.tensors: list[SummaryTensor] = []
         self.totals = [0, 0, 0, 0]
+        self.tied = [0, 0, 0, 0]
         self.at_several: dict[str, SummaryTensor] = {}
         self.same_as: str | None = None
 
-    def add(self, totals: Iterable[int]) -> None:
-        self.totals = [total + more for total, more in zip(self.totals, totals, strict=True)]
+    def add(self, sizes: Iterable[int]) -> None:
+        self.totals = _sum(self.totals, sizes)
+
+    def add_tied(self, tensor: SummaryTensor) -> None:
+        """Count a tensor of several places, and whether it is one that stands elsewhere."""
+        self.totals = _sum(self.totals, _sizes(tensor))
+        if self.name and not tensor.name.startswith(f"{self.name}."):
+            self.tied = _sum(self.tied, _sizes(tensor))
 
     def row(self) -> SummaryRow:
-        counted = dict(zip(("n_parameters", "n_trainable", "n_buffers", "n_bytes"), self.totals, strict=True))
-        return SummaryRow(self.name, self.kind, self.depth, tuple(self.tensors), **counted, same_as=self.same_as)
+        n_parameters, n_trainable, n_buffers, n_bytes = self.totals
+        return SummaryRow(
+            self.name,
+            self.kind,
+            self.depth,
+            tuple(self.tensors),
+            n_parameters=n_parameters,
+            n_trainable=n_trainable,
+            n_buffers=n_buffers,
+            n_bytes=n_bytes,
+            n_tied=self.tied[0],
+            tied_bytes=self.tied[3],
+            same_as=self.same_as,
+        )
+
+
+def _sum(sizes: Iterable[int], more: Iterable[int]) -> list[int]:
+    return [one + other for one, other in zip(sizes, more, strict=True)]
 
 
 class _Tree:
@@ -168,7 +191,7 @@ def _count(order: list[_Node], tree: _Tree, shared: Mapping[str, str]) -> None:
             node.parent.add(node.totals)
     for node in order:
         for tensor in node.at_several.values():
-            node.add(_sizes(tensor))
+            node.add_tied(tensor)
 
 
 def _within_shared(order: list[_Node], firsts: set[str]) -> set[str]:
@@ -181,7 +204,7 @@ def _within_shared(order: list[_Node], firsts: set[str]) -> set[str]:
 
 
 def _collect(node: _Node | None, tensors: Mapping[str, SummaryTensor]) -> None:
-    """Note tensors in a module and in those above it; one that knows a tensor already has told those above it."""
+    """Note tensors in a module and in those above it; those above one that knows a tensor already know it too."""
     while node is not None:
         tensors = {key: tensor for key, tensor in tensors.items() if key not in node.at_several}
         if not tensors:

@@ -61,6 +61,9 @@ class SummaryRow:
         seconds: median time of its calls in one forward pass.
         same_as: the path at which this very module stands before; it is then counted once, and what is below it stands
             there.
+        n_tied: how many elements of its parameters are those of a tensor that stands elsewhere, and are counted there: what
+            a module adds to the one above it is `n_parameters - n_tied`.
+        tied_bytes: bytes of its parameters and buffers that are counted elsewhere.
     """
 
     name: str
@@ -79,6 +82,8 @@ class SummaryRow:
     activation_bytes: int | None = None
     seconds: float | None = None
     same_as: str | None = None
+    n_tied: int = 0
+    tied_bytes: int = 0
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -196,3 +201,9 @@ class Summary:
             if row.name == name:
                 return row
         raise KeyError(name)
+
+    def __str__(self) -> str:
+        """Return the tree of its modules and its totals as text."""
+        from perdure.records.summary.text import to_text
+
+        return to_text(self)
