@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from perdure.models.loading import load
     from perdure.models.naming import register
     from perdure.models.saving import save
+    from perdure.summaries.summarizing import summarize
     from perdure.weights.checkpoints import load_checkpoint, save_checkpoint
     from perdure.weights.loading import load_weights
     from perdure.weights.opening import Weights, open
@@ -45,6 +46,7 @@ _HOMES = {
     "save": "perdure.models.saving",
     "save_checkpoint": "perdure.weights.checkpoints",
     "save_weights": "perdure.weights.saving",
+    "summarize": "perdure.summaries.summarizing",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "save",
     "save_checkpoint",
     "save_weights",
+    "summarize",
 ]
 
 

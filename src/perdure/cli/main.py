@@ -21,6 +21,7 @@ _COMMANDS = {
     "drift": "drift_command",
     "info": "info_command",
     "sources": "sources_command",
+    "summary": "summary_command",
 }
 """Each command's module, which is imported when the command is used: some need torch, and most must not."""
 
@@ -53,6 +54,7 @@ def commands() -> None:
     \b
     Examples:
       perdure info model.safetensors
+      perdure summary model.safetensors
       perdure check model.safetensors
       perdure diff before.safetensors after.safetensors
       perdure convert model.safetensors model.pth

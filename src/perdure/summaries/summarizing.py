@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from perdure.records.summary.rows import down_to
 from perdure.records.summary.summary import Summary
+from perdure.summaries.files import summarize_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,4 +64,6 @@ def summarize(
         >>> print(perdure.summarize(model, input_size=(1, 3, 224, 224)))
         >>> perdure.summarize("old.pth").n_parameters
     """
+    if isinstance(model_or_path, str | os.PathLike):
+        return down_to(summarize_file(model_or_path, prefix=prefix), depth)
     raise NotImplementedError
