@@ -105,7 +105,7 @@ def _inference_on_real(
 def _inference(model: nn.Module, examples: Sequence[Example], counter: Counter, *, real: bool) -> Costs:
     costs = Costs({}, counter)
     for example in examples:
-        with _staged(model, training=False, real=real) as as_run, torch.no_grad():
+        with _staged(model, training=False, real=real) as as_run, _without_gradients(counter):
             args, kwargs = as_run(example)
             held, inputs = held_by(model), list(tensors_in((args, kwargs)))
             follower = Follower(Ledger([*held, *inputs]), counter, modules=costs.modules)
@@ -116,6 +116,11 @@ def _inference(model: nn.Module, examples: Sequence[Example], counter: Counter, 
             costs.input_bytes = max(costs.input_bytes, bytes_of(inputs))
             costs.activation_bytes = max(costs.activation_bytes, follower.ledger.peak_bytes)
     return costs
+
+
+def _without_gradients(counter: Counter) -> contextlib.AbstractContextManager[Any]:
+    """Run without gradients; in inference mode, operators that are made of others are seen whole."""
+    return torch.inference_mode() if counter.sees_composites else torch.no_grad()
 
 
 def _training(

@@ -68,18 +68,27 @@ class Follower(TorchDispatchMode):
         if self.scalar is not None and func is torch.ops.aten._local_scalar_dense.default:
             return self.scalar
         if _is_composite(func):  # in inference mode they come here whole
-            with self:
-                return func.decompose(*args, **kwargs)
+            return self._taken_apart(func, args, kwargs)
         out = func(*args, **kwargs)
         workspace = workspace_of(func, args, out)
-        if workspace is not None:
-            if workspace.kept_bytes and not out[-1].numel():
-                out = (*out[:-1], out[-1].new_empty(workspace.kept_bytes, dtype=torch.uint8))
+        if workspace is not None and workspace.kept_bytes and not out[-1].numel():
+            out = (*out[:-1], out[-1].new_empty(workspace.kept_bytes, dtype=torch.uint8))
         for tensor in tensors_in(out):
             self.ledger.note(tensor)
         if workspace is not None:
             self.ledger.note_transient(workspace.transient_bytes)
         self._count(func, args, kwargs, out)
+        return out
+
+    def _taken_apart(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator as those that it is made of."""
+        out = None
+        self.counter.enter(func)
+        try:
+            with self:
+                out = func.decompose(*args, **kwargs)
+        finally:
+            self.counter.leave(func, args, kwargs, out, self.path)
         return out
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -119,7 +128,7 @@ def _is_composite(func: Any) -> bool:
 
 
 def watch(model: nn.Module, follower: Follower) -> None:
-    """Let the follower see each call of each module. What is set on the modules stays until their attributes are put back."""
+    """Let the follower see each call of each module, until what is set on them here is put back."""
     for path, module in model.named_modules():
         vars(module)["forward"] = _watched(module.forward, module, path, follower)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,4 +67,54 @@ def summarize(
     """
     if isinstance(model_or_path, str | os.PathLike):
         return down_to(summarize_file(model_or_path, prefix=prefix), depth)
-    raise NotImplementedError
+    if isinstance(model_or_path, str | os.PathLike):
+        if latency or loss is not None:
+            raise InputError("summarizing a file: latency= and loss= are for modules. Load the model and summarize it.")
+        found = _of_file(model_or_path, prefix, example, input_size, convention, optimizer)
+        if statistics:
+            found = _with_statistics_of_file(found, model_or_path, prefix)
+        return down_to(found, depth)
+    if prefix is not None:
+        raise InputError("summarizing a module: prefix= is for checkpoint files.")
+    from perdure.summaries.module_summaries import summarize_module
+
+    found = summarize_module(
+        model_or_path,
+        example,
+        input_size,
+        convention=convention,
+        optimizer=optimizer,
+        loss=loss,
+        latency=latency,
+        statistics=statistics,
+    )
+    return down_to(found, depth)
+
+
+def _of_file(
+    path: str | os.PathLike[str],
+    prefix: str | None,
+    example: Any,
+    input_size: Any,
+    convention: str,
+    optimizer: str | None,
+) -> Summary:
+    found = summarize_file(path, prefix=prefix)
+    follows = example is not None or input_size is not None or optimizer is not None
+    if prefix is None and "graph" in info(path).forms:
+        from perdure.summaries.graph_summaries import follow_graph
+
+        return follow_graph(found, path, example, input_size, convention=convention, optimizer=optimizer)
+    if follows:
+        raise UnsupportedModelError(
+            f"summarizing {os.fspath(path)}: it holds no graph to follow. Summarize the module, or save it with an example."
+        )
+    return found
+
+
+def _with_statistics_of_file(found: Summary, path: str | os.PathLike[str], prefix: str | None) -> Summary:
+    from perdure.summaries.statistics import statistics_of
+    from perdure.weights.opening import open as open_weights
+
+    with open_weights(path, prefix=prefix) as weights:
+        return dataclasses.replace(found, statistics=statistics_of(weights))

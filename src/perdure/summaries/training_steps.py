@@ -91,7 +91,19 @@ OPTIMIZERS: dict[str, NewOptimizer] = {
     "momentum": _momentum,
     **{
         name.lower(): getattr(torch.optim, name)
-        for name in ("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop")
+        for name in (
+            "Adadelta",
+            "Adafactor",
+            "Adagrad",
+            "Adam",
+            "Adamax",
+            "AdamW",
+            "ASGD",
+            "NAdam",
+            "RAdam",
+            "RMSprop",
+            "Rprop",
+        )
         if hasattr(torch.optim, name)
     },
 }

@@ -34,8 +34,8 @@ def workspace_of(func: Any, args: Any, out: Any) -> Workspace | None:
 
 _LARGE = 20480
 _MANY = 16
-"""Elements above which PyTorch leaves one image's convolution to oneDNN, and images from which it leaves pointwise ones to it
-on one thread (`ConvParams::use_mkldnn`)."""
+"""Elements above which PyTorch leaves the convolution of one image to oneDNN, and images from which it leaves pointwise ones
+to it on one thread (`ConvParams::use_mkldnn`)."""
 
 
 def _convolution(args: Any, out: Any) -> Workspace | None:
