@@ -17,7 +17,7 @@ from perdure.records.architecture import Architecture, TensorRef
 from perdure.records.graph import Graph
 from perdure.records.proof import Proof
 from perdure.records.sources import Sources
-from perdure.weights.restoring import Restorer
+from perdure.weights.restoring import Make, Restorer
 
 ARCHITECTURE, GRAPH, PROOF, SOURCES, BUFFERS = "architecture", "graph", "proof", "sources", "buffers"
 
@@ -92,20 +92,42 @@ class Contents:
 
     def tensors_of_graph(self, found: Graph) -> dict[str, torch.Tensor]:
         """Read the file's tensors, parameters as such and tied ones as one object, and what else a graph uses."""
-        read = self._restorer.read(self._restorer.names(), self._verify, laid_out=True)
-        roles = self._roles()
+        tensors = self._in_roles(self._restorer.read(self._restorer.names(), self._verify, laid_out=True))
+        return tensors | {entry.name: self.kept(entry.name) for entry in found.tensors if entry.name not in tensors}
+
+    def unread_tensors_of_graph(self, found: Graph, make: Make) -> dict[str, torch.Tensor]:
+        """Make what `tensors_of_graph` gives without content, and without reading any of the file's tensors.
+
+        Sparse and quantized tensors that the graph does not use are left out.
+
+        Args:
+            found: the graph.
+            make: makes a contiguous tensor of a shape and a type.
+
+        Raises:
+            UnsupportedModelError: the graph uses a sparse or quantized tensor.
+        """
+        used = {entry.name for entry in found.tensors}
+        names = [name for name in self._restorer.names() if name in used or name not in self._stored.composed]
+        tensors = self._in_roles(self._restorer.unread(names, make))
+        for name in used - tensors.keys():
+            kept = self.kept(name)
+            tensors[name] = make(tuple(kept.shape), kept.dtype)
+        return tensors
+
+    def _in_roles(self, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return parameters as such, and tied ones as one object."""
+        roles, owners = self._roles(), self._restorer.owners
         made: dict[tuple[object, ...], nn.Parameter] = {}
         tensors: dict[str, torch.Tensor] = {}
-        for name, tensor in read.items():
+        for name, tensor in found.items():
             role, trained = roles.get(name, ("", False))
             if role != "parameter":
                 tensors[name] = tensor
                 continue
-            key = (name,) if tensor.layout is not torch.strided or not tensor.numel() else _geometry(tensor)
+            alone = tensor.layout is not torch.strided or not tensor.numel()
+            key = (name,) if alone else (owners.get(name, name), *_geometry(tensor))
             tensors[name] = made.setdefault(key, nn.Parameter(tensor, trained))
-        for entry in found.tensors:
-            if entry.name not in tensors:
-                tensors[entry.name] = self.kept(entry.name)
         return tensors
 
     def _roles(self) -> dict[str, tuple[str, bool]]:
@@ -117,4 +139,4 @@ class Contents:
 
 
 def _geometry(tensor: torch.Tensor) -> tuple[object, ...]:
-    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+    return tensor.storage_offset(), tensor.dtype, tuple(tensor.shape), tensor.stride()

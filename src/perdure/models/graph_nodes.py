@@ -29,6 +29,9 @@ INPUTS, OUTPUTS = "perdure_inputs", "perdure_outputs"
 FOLLOWS = "follows the model's device"
 """A mark of nodes whose device is the model's."""
 
+VALUE, INPUT, TENSOR = "v", "i", "t"
+"""With its number behind, the name of what became of a node, an input or a tensor of the record."""
+
 
 class Builder:
     """Builds the nodes of a graph that was checked."""
@@ -51,7 +54,9 @@ class Builder:
         args, kwargs = block.nodes.placeholder("*args"), block.nodes.placeholder("**kwargs")
         given = block.nodes.call_module(INPUTS, (args, kwargs))
         block.inputs = [
-            block.nodes.call_function(operator.getitem, (given, number)) if leaf.dtype else None
+            block.nodes.create_node("call_function", operator.getitem, (given, number), {}, f"{INPUT}{number}")
+            if leaf.dtype
+            else None
             for number, leaf in enumerate(self.graph.leaves)
         ]
         block.add_nodes(self.graph.nodes)
@@ -107,7 +112,7 @@ class _Block:
             if _has_gap(call, args, kwargs) or not (args and isinstance(args[0], fx.Node | list)):
                 direct = None
             kind = "call_method" if isinstance(direct, str) else "call_function"
-            node = self.nodes.create_node(kind, direct or call.target, tuple(args), kwargs, f"v{place}")
+            node = self.nodes.create_node(kind, direct or call.target, tuple(args), kwargs, f"{VALUE}{place}")
             if self._follows:
                 node.meta[FOLLOWS] = True
             self._made.append(node)
@@ -140,7 +145,7 @@ class _Block:
         if tag == "i":
             return self.inputs[content]
         if tag == "t":
-            return self._fetch(self._tensors, content, self._builder.names[content], "t")
+            return self._fetch(self._tensors, content, self._builder.names[content], TENSOR)
         if tag == "g":
             return self._fetch(self.bodies, content, f"subgraph_{content}", "g")
         if tag == "device" and content == "model":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +22,7 @@ from perdure.models.structure import flatten, less_names, unflatten
 from perdure.records import values
 from perdure.records.proof import InputLeaf, OutputLeaf, Proof, pack_samples, step_of_samples, unpack_samples
 from perdure.weights.dtypes import by_name, short_name
+from perdure.weights.restoring import Make
 from perdure.weights.storing import as_integers
 
 _TOLERANCES = {
@@ -117,16 +119,42 @@ def _input_leaf(leaf: Any, number: int, kept: dict[str, torch.Tensor] | None, ta
 
 def example_of(proof: Proof, device: torch.device, kept: Callable[[str], torch.Tensor], where: str) -> Example:
     """Return the input of a proof: generated, or as it was kept."""
-    leaves = [_input_of(leaf, number, proof, kept, where) for number, leaf in enumerate(proof.inputs)]
-    moved = [leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-    arguments, keywords = unflatten(proof.tree, moved)
+
+    def tensor_of(leaf: InputLeaf, number: int) -> torch.Tensor:
+        found = kept(leaf.kept).clone() if leaf.kept else generate(leaf, number, proof.seed, where)
+        return found.to(device)
+
+    return _nested(proof, tensor_of, where)
+
+
+def example_like(proof: Proof, make: Make, where: str) -> Example:
+    """Return what has the structure of the input of a proof, of tensors that `make` makes from a shape and a type.
+
+    Raises:
+        CorruptError: the proof has no input, or its parts do not fit together.
+    """
+    with _usable(where):
+        return _nested(proof, lambda leaf, _: make(leaf.shape, by_name(leaf.dtype, where)), where)
+
+
+def _nested(proof: Proof, tensor_of: Callable[[InputLeaf, int], torch.Tensor], where: str) -> Example:
+    leaves = [
+        tensor_of(leaf, number) if leaf.dtype else values.decode(leaf.value, where)
+        for number, leaf in enumerate(proof.inputs)
+    ]
+    arguments, keywords = unflatten(proof.tree, leaves)
     return tuple(arguments), dict(keywords)
 
 
-def _input_of(leaf: InputLeaf, number: int, proof: Proof, kept: Callable[[str], torch.Tensor], where: str) -> Any:
-    if not leaf.dtype:
-        return values.decode(leaf.value, where)
-    return kept(leaf.kept).clone() if leaf.kept else generate(leaf, number, proof.seed, where)
+@contextlib.contextmanager
+def _usable(where: str) -> Iterator[None]:
+    """Give what fails on the parts of a proof that do not fit together its own error."""
+    try:
+        yield
+    except PerdureError:
+        raise
+    except Exception as error:
+        raise CorruptError(f"reading {where}: its proof cannot be used ({str(error)[:200]}).") from None
 
 
 def _answer(model: nn.Module, proof: Proof, kept: dict[str, torch.Tensor]) -> Any:
@@ -233,14 +261,10 @@ class Verdict(NamedTuple):
 def examine(model: nn.Module, proof: Proof, kept: Callable[[str], torch.Tensor], where: str) -> Verdict:
     """Hold what a model answers against its proof. Only for models whose code the caller trusts: this runs them."""
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-    try:
+    with _usable(where):
         arguments, keywords = example_of(proof, device, kept, where)
         wanted = msgspec.to_builtins(proof.answer)
         nestings = (wanted, less_names(wanted))
-    except PerdureError:
-        raise
-    except Exception as error:
-        raise CorruptError(f"reading {where}: its proof cannot be used ({str(error)[:200]}).") from None
     try:
         with in_eval_mode(model), torch.no_grad():
             leaves, tree = flatten(model(*arguments, **keywords), "the answer")

@@ -14,11 +14,13 @@ from torch.export.graph_signature import InputKind
 
 from perdure.errors import UnsupportedModelError
 from perdure.models.operators import ALLOWED, GETITEM, HIGHER_ORDER, NAMES, overload, parameters_of
+from perdure.models.traced_scopes import Scopes
 from perdure.records.graph import (
     Operator,
     Subgraph,
     TensorEntry,
 )
+from perdure.records.module_calls import Calls, Modules
 
 
 class Writer:
@@ -33,6 +35,9 @@ class Writer:
         self.subgraphs: list[Subgraph] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.fakes: list[torch.Tensor] = []
+        self.modules: Modules = ()
+        self.calls: Calls = ()
+        self._model = model
         self._device = device
         self._numbers: dict[tuple[str, str], int] = {}
         self._entries: dict[str, int] = {}
@@ -46,18 +51,26 @@ class Writer:
                 self.fakes.append(node.meta["val"])
 
     def write(self, leaves: list[int]) -> tuple[Any, Any]:
-        """Return nodes and outputs of the whole graph; the user's inputs are the leaves of these numbers."""
+        """Return nodes and outputs of the whole graph; the user's inputs are the leaves of these numbers.
+
+        The calls of modules that made the nodes are afterwards in `modules` and `calls`.
+        """
         numbers = iter(leaves)
         known: dict[fx.Node, Any] = {}
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 spec = self._specs[node.name]
                 known[node] = {"i": next(numbers)} if spec.kind is InputKind.USER_INPUT else spec
-        nodes, outputs, _ = self._write_block(self.program.graph, self.program.graph_module, known)
-        n_user = len(self.program.graph_signature.user_outputs)
-        return nodes, outputs[len(outputs) - n_user :]
+        scopes = Scopes(self._model)
+        nodes, outputs, _ = self._write_block(self.program.graph, self.program.graph_module, known, scopes)
+        others = len(outputs) - len(self.program.graph_signature.user_outputs)
+        given: Any = self.program.graph.output_node().args[0]
+        self.modules, self.calls = scopes.recorded(given[others:], lambda node, place: self.value(node, known, place))
+        return nodes, outputs[others:]
 
-    def _write_block(self, graph: fx.Graph, owner: nn.Module, known: dict[fx.Node, Any]) -> tuple[Any, Any, bool]:
+    def _write_block(
+        self, graph: fx.Graph, owner: nn.Module, known: dict[fx.Node, Any], scopes: Scopes | None = None
+    ) -> tuple[Any, Any, bool]:
         needed = _needed(graph)
         nodes: list[tuple[Any, ...]] = []
         outputs: Any = ()
@@ -65,12 +78,14 @@ class Writer:
             if node.op == "get_attr" and node in needed:
                 known[node] = self._attribute(owner, str(node.target))
             elif node.op == "call_function" and node in needed:
-                kept = _passed_through(node)
+                kept, start = _passed_through(node), len(nodes)
                 if kept is not None:
                     known[node] = known[kept]
                 else:
                     nodes.append(self._node(node, known, len(nodes)))
                     known[node] = len(nodes) - 1
+                if scopes is not None:
+                    scopes.see(node, start, len(nodes))
             elif node.op == "output":
                 outputs = node.args[0]
         single = not isinstance(outputs, tuple | list)

@@ -312,6 +312,8 @@ class Tracer:
             tree=tree,
             dtype=self._dtype(),
             subgraphs=tuple(writer.subgraphs),
+            modules=writer.modules,
+            calls=writer.calls,
         )
 
     def _arguments(self, writer: Writer) -> Iterator[Argument]:

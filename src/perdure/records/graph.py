@@ -27,6 +27,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.errors import CorruptError, LimitError, ProtocolError
+from perdure.records.module_calls import Calls, Modules, Scope, unpack_scopes
 
 PROTOCOL = 1
 KNOWN_FEATURES: frozenset[str] = frozenset({"scan"})
@@ -124,6 +125,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
         tree: how they are nested.
         dtype: the floating type that the model computes in, where it has one.
         subgraphs: each uses only those before it.
+        modules: the path and the class of each module that was called; empty where the trace did not tell.
+        calls: their calls, each followed by those that were made in it.
     """
 
     protocol: int = PROTOCOL
@@ -139,6 +142,12 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
     tree: Any = None
     dtype: str = ""
     subgraphs: tuple[Subgraph, ...] = ()
+    modules: Modules = ()
+    calls: Calls = ()
+
+    def scopes(self) -> list[Scope]:
+        """Return the calls of modules in full; none where the trace did not tell."""
+        return unpack_scopes(self.modules, self.calls, len(self.nodes))
 
 
 class _Head(msgspec.Struct):
@@ -215,6 +224,7 @@ class _Checker:
             raise self._limit(f"its sub-graphs are nested deeper than {MAX_SUBGRAPH_DEPTH} levels")
         bounds = {"i": len(self.graph.leaves), "t": len(self.graph.tensors), "g": len(depths)}
         self._check_nodes(self.graph.nodes, self.graph.outputs, bounds)
+        self._check_scopes(bounds)
         self._check_tree(self.graph.tree, len(self.graph.outputs), "outputs")
 
     def _corrupt(self, text: str) -> CorruptError:
@@ -297,6 +307,19 @@ class _Checker:
         for value in outputs:
             self._check_value(value, bounds, len(nodes), 0, used)
         return used
+
+    def _check_scopes(self, bounds: References) -> None:
+        try:
+            scopes = self.graph.scopes()
+        except ValueError as error:
+            raise self._corrupt(f"its graph {error}") from None
+        except OverflowError as error:
+            raise self._limit(f"its graph {error}") from None
+        for scope in scopes:
+            for value in scope.outputs:
+                if _only_item(value)[0] not in ("v", "i", "t"):
+                    raise self._corrupt(f"a call of a module gives {str(value)[:60]}, which is no tensor of its graph")
+                self._check_value(value, bounds, scope.stop, 0, set())
 
     def _check_value(self, value: Any, bounds: References, place: int, depth: int, used: set[int]) -> None:
         kind = type(value)

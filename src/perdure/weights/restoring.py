@@ -11,7 +11,7 @@ import torch
 from perdure.disk.consistency import check_alias
 from perdure.disk.reading import read, want
 from perdure.disk.stored import StoredFile, StoredTensors
-from perdure.errors import CorruptError, MissingTensorError, ProtocolError
+from perdure.errors import CorruptError, MissingTensorError, ProtocolError, UnsupportedModelError
 from perdure.foreign.gguf.types import BLOCK_TYPES
 from perdure.records.dtypes import ENCODED_BYTES
 from perdure.records.manifest import Alias, Composed
@@ -34,6 +34,7 @@ _negated = getattr(torch, "_neg_view")  # noqa: B009
 
 Fetch = Callable[[str], torch.Tensor]
 Type = tuple[torch.dtype, tuple[int, ...]]
+Make = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
 
 def from_memory(memory: mmap.mmap, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
@@ -162,6 +163,35 @@ class Restorer:
             plain |= {name: _laid_out(plain[name], self._axes(name), self.stored.where) for name in alone}
         return {name: self.derive(name, plain.__getitem__) for name in names}
 
+    def unread(self, names: Iterable[str], make: Make) -> dict[str, torch.Tensor]:
+        """Make tensors of the types, shapes and layouts in memory that `read` gives, without reading any.
+
+        Args:
+            names: of the tensors.
+            make: makes a contiguous tensor of a shape and a type.
+
+        Raises:
+            UnsupportedModelError: one of them is of a sparse layout or quantized.
+            CorruptError: as `read`.
+        """
+        names = list(names)
+        composed = [name for name in names if name in self._composed]
+        if composed:
+            layout = self._composed[composed[0]].layout
+            raise UnsupportedModelError(
+                f"reading {self.stored.where}: {composed[0]!r} is {layout}, and such a tensor cannot be had without its "
+                f"content. Load the model."
+            )
+        shared = set(self.owners.values())
+        made: dict[str, torch.Tensor] = {}
+        for name in {source: None for wanted in names for source in self.sources(wanted)}:
+            dtype, shape = self.stored_type(name)
+            axes = self._axes(name) if name not in shared else ()
+            _check_axes(axes, len(shape), self.stored.where)
+            tensor = make(tuple(shape[axis] for axis in axes or range(len(shape))), dtype)
+            made[name] = tensor.permute(_inverse(axes)) if axes else tensor
+        return {name: self.derive(name, made.__getitem__) for name in names}
+
     def _axes(self, name: str) -> tuple[int, ...]:
         record = self.stored.file_of(name).record(name)
         return record.axes if record else ()
@@ -171,11 +201,19 @@ def _laid_out(tensor: torch.Tensor, axes: tuple[int, ...], where: str) -> torch.
     """Return a tensor whose axes lie in memory in another order."""
     if not axes:
         return tensor
-    if sorted(axes) != list(range(tensor.dim())):
-        raise CorruptError(f"reading {where}: {list(axes[:10])} is no order of the axes of a tensor of {tensor.dim()}.")
+    _check_axes(axes, tensor.dim(), where)
     turned = as_integers(tensor).permute(axes)
     laid = turned.reshape(-1).view(turned.shape)  # which gives axes of one element the usual strides too
-    return laid.permute([axes.index(number) for number in range(tensor.dim())]).view(tensor.dtype)
+    return laid.permute(_inverse(axes)).view(tensor.dtype)
+
+
+def _check_axes(axes: tuple[int, ...], n_axes: int, where: str) -> None:
+    if axes and sorted(axes) != list(range(n_axes)):
+        raise CorruptError(f"reading {where}: {list(axes[:10])} is no order of the axes of a tensor of {n_axes}.")
+
+
+def _inverse(axes: tuple[int, ...]) -> list[int]:
+    return [axes.index(number) for number in range(len(axes))]
 
 
 def _type_in(file: StoredFile, name: str) -> Type:

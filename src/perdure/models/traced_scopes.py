@@ -1,0 +1,139 @@
+"""Which call of which module made each node of an exported program, from what the trace noted beside the nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from perdure.records.module_calls import (
+    MAX_CALL_DEPTH,
+    MAX_CALLS,
+    MAX_NAME,
+    Calls,
+    Modules,
+    Scope,
+    pack_scopes,
+)
+
+_PREFIX = "model."
+"""The paths of the model's modules in the trace, whose wrapper holds the model in an attribute of that name."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Call:
+    """A call while it is found.
+
+    Attributes:
+        path: the module's in the model.
+        start: how many nodes of the record stand before it.
+        parent: the call that it is made in.
+        depth: how many calls it is made in.
+        stop: how many nodes of the record stand before its end.
+        end: how many nodes of the program do.
+        last: the call that was made in it last.
+        outputs: the nodes of the program that it gave.
+    """
+
+    path: str
+    start: int
+    parent: _Call | None = None
+    depth: int = 0
+    stop: int = 0
+    end: int = 0
+    last: _Call | None = None
+    outputs: list[fx.Node] = dataclasses.field(default_factory=list)
+
+
+class Scopes:
+    """Finds the calls while the nodes of a program are looked at in their order."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._first_paths = {id(module): path for path, module in model.named_modules()}
+        self._root = _Call("", 0)
+        self._calls = [self._root]
+        self._entered: dict[tuple[_Call, str, str], _Call] = {}
+        self._makers: list[tuple[fx.Node, _Call]] = []
+        self._are_nested = True
+
+    def see(self, node: fx.Node, start: int, stop: int) -> None:
+        """Look at the next node; so many nodes of the record stand before it and before what follows it."""
+        call = self._root
+        for key, path in self._scopes_of(node):
+            call = self._enter(call, key, path, start)
+        self._makers.append((node, call))
+        for one in _outwards(call):
+            one.stop, one.end = stop, len(self._makers)
+
+    def _scopes_of(self, node: fx.Node) -> Iterator[tuple[str, str]]:
+        """Yield the calls that a node was made in: the name of each, which no other call has, and the module's path."""
+        for key, (path, *_) in (node.meta.get("nn_module_stack") or {}).items():
+            if isinstance(path, str) and path.startswith(_PREFIX) and path.removeprefix(_PREFIX) in self._modules:
+                yield key, path.removeprefix(_PREFIX)
+
+    def _enter(self, parent: _Call, key: str, path: str, start: int) -> _Call:
+        """Return a call: a new one, or one that goes on after nodes of the calls around it."""
+        call = self._entered.get((parent, key, path))
+        if call is None:
+            first_path = self._first_paths[id(self._modules[path])]
+            call = parent.last = _Call(first_path, start, parent, parent.depth + 1)
+            self._entered[parent, key, path] = call
+            self._calls.append(call)
+        self._are_nested &= parent.last is call
+        return call
+
+    def recorded(self, given: Sequence[Any], refer: Callable[[fx.Node, int], Any]) -> tuple[Modules, Calls]:
+        """Return the modules and their calls, as the record has them; none where they do not fit into it.
+
+        Args:
+            given: the nodes that the model gives.
+            refer: returns a node as an argument of one that stands at a place.
+        """
+        self._find_outputs(given)
+        scopes = [
+            Scope(
+                call.path,
+                type(self._modules[call.path]).__name__,
+                call.depth,
+                call.start,
+                call.stop,
+                tuple(refer(node, call.stop) for node in call.outputs),
+            )
+            for call in self._calls
+        ]
+        return pack_scopes(scopes) if self._are_nested and _are_within_limits(scopes) else ((), ())
+
+    def _find_outputs(self, given: Sequence[Any]) -> None:
+        """Find what each call gave: tensors made in it that are used after it, or that the model gives."""
+        self._root.outputs = [node for node in given if _is_tensor(node)]
+        last_uses: dict[fx.Node, float] = {node: math.inf for node in given if isinstance(node, fx.Node)}
+        for number, (user, _) in reversed(list(enumerate(self._makers))):
+            for node in user.all_input_nodes:
+                last_uses.setdefault(node, number)
+        for node, maker in self._makers:
+            for call in _outwards(maker):
+                if call is self._root or last_uses.get(node, -1) < call.end or not _is_tensor(node):
+                    break
+                call.outputs.append(node)
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _are_within_limits(scopes: list[Scope]) -> bool:
+    names = [name for scope in scopes for name in (scope.path, scope.kind)]
+    deepest = max(scope.depth for scope in scopes)
+    return len(scopes) <= MAX_CALLS and deepest <= MAX_CALL_DEPTH and max(map(len, names)) <= MAX_NAME
+
+
+def _outwards(call: _Call | None) -> Iterator[_Call]:
+    """Yield a call and those that it is made in."""
+    while call is not None:
+        yield call
+        call = call.parent
