@@ -49,6 +49,32 @@ def test_info_of_100_gb_reads_headers_alone(tmp_path):
     assert found.tensors[-1].shape == tuple(SHAPE)
 
 
+MEASURED = """
+import resource, sys
+from perdure.summaries.files import summarize_file
+def read(): return int(open("/proc/self/io").read().split()[1])
+read()
+before = read()
+found = summarize_file(sys.argv[1])
+n_read = read() - before
+assert not {"torch", "numpy"} & sys.modules.keys()
+print(n_read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, found.n_parameters, found.n_bytes, len(found.rows))
+"""
+
+
+def test_a_summary_of_100_gb_reads_headers_alone_in_little_memory_and_time(tmp_path):
+    make_sharded(tmp_path)
+    headers = sum(file.stat().st_size for file in tmp_path.iterdir()) - N_TENSORS * TENSOR_BYTES
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", MEASURED, str(tmp_path)], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - start
+    n_read, peak_kib, *found = map(int, done.stdout.split())
+    assert headers <= n_read < headers + 1000  # the rest is what /proc/self/io itself says
+    assert peak_kib < 100 * 1024
+    assert found == [N_TENSORS * SHAPE[0] * SHAPE[1], N_TENSORS * TENSOR_BYTES, 1 + 1 + 100 + N_TENSORS]
+    assert seconds < 5  # less than 1 on a machine that does nothing else
+
+
 def test_the_command_answers_within_a_second_and_little_memory(tmp_path):
     make_sharded(tmp_path)
     script = (

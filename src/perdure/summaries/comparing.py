@@ -21,8 +21,7 @@ def compare(first: Summary, second: Summary) -> Comparison:
         second: the other. Where one of the two says nothing of classes, or of operations, these are no difference; nor are
             operations that were counted by different conventions.
     """
-    rows = {row.name: row for row in first.rows}
-    others = {row.name: row for row in second.rows}
+    rows, others = _comparable(first, second), _comparable(second, first)
     count = first.convention == second.convention
     changes = list(_changes(rows, others, count))
     return Comparison(
@@ -32,6 +31,25 @@ def compare(first: Summary, second: Summary) -> Comparison:
         n_equal=len(rows.keys() & others.keys()) - sum(not change.only_in for change in changes),
         notes=tuple(_notes(first, second)),
     )
+
+
+def _comparable(summary: Summary, other: Summary) -> dict[str, SummaryRow]:
+    """Return the rows that the other could have as well, by their names.
+
+    Modules without tensors are known only where classes are, and what is below a module that stands at several places may be
+    listed at each, or at the first alone.
+    """
+    again = {row.name for side in (summary, other) for row in side.rows if row.same_as is not None}
+    bare = all(not row.kind for row in other.rows)
+    found: dict[str, SummaryRow] = {}
+    below: set[str] = set()
+    for row in summary.rows:
+        parent = row.name.rpartition(".")[0]
+        if row.name and (parent in again or parent in below):
+            below.add(row.name)
+        elif not bare or row.n_parameters or row.n_buffers or row.tensors or not row.name:
+            found[row.name] = row
+    return found
 
 
 def _totals(first: Summary, second: Summary) -> dict[str, tuple[int | None, int | None]]:
@@ -51,7 +69,7 @@ def _changes(rows: Mapping[str, SummaryRow], others: Mapping[str, SummaryRow], c
             n_parameters=(row.n_parameters if row else None, other.n_parameters if other else None),
             n_bytes=(row.n_bytes if row else None, other.n_bytes if other else None),
             flops=(row.flops if row and count else None, other.flops if other and count else None),
-            tensors=_tensors(row, other) if row and other else {},
+            tensors=_tensors(row, other) if row and other and not (row.same_as or other.same_as) else {},
         )
         if _differs(change):
             yield change

@@ -220,5 +220,5 @@ def _facts(stored: StoredTensors, chosen: Selection) -> dict[str, Any]:
     if chosen.prefix:
         facts["prefix"] = chosen.prefix
     if chosen.beside:
-        facts["beside"] = chosen.beside
+        facts["beside"] = ", ".join(chosen.beside[:20])
     return facts
