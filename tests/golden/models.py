@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -165,3 +166,7 @@ GOLDEN: dict[str, Callable[[], Summary]] = {
     made.__name__: made for made in (resnet, transformer, shared, empty, gguf, hostile, measured)
 }
 WIDTHS = (60, 100, 160)
+
+
+def path_of(name: str, width: int) -> Path:
+    return Path(__file__).with_name(f"{name}-{width}.txt")

@@ -38,7 +38,8 @@ function short(figure, unit) {
     size /= step;
     power += 1;
   }
-  const digits = power === 0 ? String(size) : size < 9.995 ? size.toFixed(2) : size < 99.95 ? size.toFixed(1) : size.toFixed(0);
+  const decimals = unit === "bytes" ? 1 : size < 9.995 ? 2 : size < 99.95 ? 1 : 0;
+  const digits = power === 0 ? String(size) : size.toFixed(decimals);
   return `${digits} ${prefixes[power]}`.trim();
 }
 
@@ -142,7 +143,7 @@ function cellOf(part, rectangle) {
   const { width, height } = rectangle;
   if (width > 44 && height > 22) {
     const label = element("span", { className: "label" }, element("b", {}, element("bdi", {}, name)));
-    if (height > 40 && width > 60) label.append(element("small", {}, `${figure} · ${share(part)}`));
+    if (height > 40 && width > 60) label.append(element("small", {}, width > 130 ? `${figure} · ${share(part)}` : figure));
     cell.append(label);
   }
   cell.addEventListener("click", () => (leads ? zoom(part.node) : describe(part.node, part)));
@@ -216,20 +217,23 @@ function describe(node, part = null) {
   );
 }
 
-// Move to the nearest cell in a direction.
+// Move to the nearest cell in a direction, of those that are equally near to the one that is most in line.
 function move(from, [right, down]) {
-  const centre = (cell) => {
+  const sides = (cell) => {
     const box = cell.getBoundingClientRect();
-    return [box.left + box.width / 2, box.top + box.height / 2];
+    const along = right ? [box.left, box.right] : [box.top, box.bottom];
+    const across = right ? [box.top, box.bottom] : [box.left, box.right];
+    return { along: right + down > 0 ? along : [-along[1], -along[0]], across };
   };
-  const [x, y] = centre(from);
+  const here = sides(from);
   let nearest = null;
   let least = Infinity;
   for (const cell of map.querySelectorAll(".cell")) {
-    const [cellX, cellY] = centre(cell);
-    const along = (cellX - x) * right + (cellY - y) * down;
-    const across = Math.abs((cellX - x) * down) + Math.abs((cellY - y) * right);
-    if (along > 1 && along + 2 * across < least) [nearest, least] = [cell, along + 2 * across];
+    const { along, across } = sides(cell);
+    const gap = along[0] - here.along[1];
+    const aside = Math.max(across[0] - here.across[1], here.across[0] - across[1], 0);
+    const askew = Math.abs(across[0] + across[1] - here.across[0] - here.across[1]) / 2000;
+    if (cell !== from && gap > -1 && gap + 2 * aside + askew < least) [nearest, least] = [cell, gap + 2 * aside + askew];
   }
   if (nearest) {
     from.tabIndex = -1;
@@ -252,6 +256,7 @@ document.addEventListener("keydown", (event) => {
 
 const body = document.querySelector("#rows tbody");
 const search = document.getElementById("search");
+const words = [["class", "kind"], ["output", "output"]].filter(([, field]) => nodes.some((node) => node[field]));
 let order = null; // the column that the table is sorted by, and whether from the largest
 let limit = N_ROWS;
 
@@ -279,8 +284,7 @@ function rowOf(node) {
     "tr",
     {},
     element("td", {}, name),
-    element("td", {}, element("bdi", {}, node.kind)),
-    element("td", {}, node.output),
+    ...words.map(([, field]) => element("td", {}, element("bdi", {}, node[field]))),
     ...data.measures.map(({ unit }, number) => {
       const figure = node.figures[number];
       const text = figure === null || Number(figure) === 0 ? "" : short(figure, unit);
@@ -325,8 +329,7 @@ document
   .querySelector("#rows thead tr")
   .append(
     sortable("module", -1),
-    element("th", { scope: "col" }, "class"),
-    element("th", { scope: "col" }, "output"),
+    ...words.map(([title]) => element("th", { scope: "col" }, title)),
     ...data.measures.map(({ title }, number) => sortable(title, number))
   );
 search.addEventListener("input", () => {
