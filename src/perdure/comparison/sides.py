@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,15 +12,14 @@ from torch import nn
 
 from perdure.disk.memory import Piece
 from perdure.disk.sources import name_of
-from perdure.disk.streaming import BlockReader
 from perdure.errors import InputError
 from perdure.records.manifest import PARTS, Alias, Manifest
 from perdure.records.reports import TensorSpec
+from perdure.weights.blocks import Blocks
 from perdure.weights.capture import capture
 from perdure.weights.dtypes import short_name
 from perdure.weights.opening import Weights
 from perdure.weights.opening import open as open_weights
-from perdure.weights.storing import as_integers
 
 
 @contextlib.contextmanager
@@ -57,7 +55,7 @@ class Side:
         self.tensors = tensors
         self.weights = tensors if isinstance(tensors, Weights) else None
         self.specs: Mapping[str, TensorSpec] = self.weights.specs if self.weights else _specs(tensors)
-        self._reader = BlockReader(where)
+        self._blocks = Blocks(tensors, where)
 
     @property
     def manifest(self) -> Manifest | None:
@@ -100,18 +98,7 @@ class Side:
 
     def blocks(self, name: str, n_elements: int) -> Iterator[torch.Tensor]:
         """Give a dense tensor's elements in logical order, `n_elements` at a time, flat; each only until the next."""
-        if self.weights is not None:
-            stored, old = self.weights.restorer.stored, self.weights.stored_name(name)
-            if old in stored:
-                dtype, _ = self.weights.restorer.stored_type(old)
-                for piece in self._reader.blocks(stored.file_of(old), old, n_elements * dtype.itemsize):
-                    yield torch.frombuffer(piece.view(writable=True), dtype=dtype)
-                return
-        tensor = self.tensors[name].detach()
-        plain = tensor if tensor.is_conj() or tensor.is_neg() else as_integers(tensor)
-        for start in range(0, tensor.numel(), n_elements):
-            block = part(plain, start, min(start + n_elements, tensor.numel()))
-            yield block.resolve_conj().resolve_neg().cpu().contiguous().view(tensor.dtype)
+        return self._blocks.of(name, n_elements)
 
     def content(self, name: str) -> str:
         """Return the digest (BLAKE3) of a dense tensor: the one that its file states, or else of what is read for it."""
@@ -139,16 +126,3 @@ def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:
         name: TensorSpec(name, short_name(tensor.dtype), tuple(tensor.shape), tensor.numel() * tensor.element_size())
         for name, tensor in tensors.items()
     }
-
-
-def part(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return the elements `[start, stop)` of a tensor in logical order, flat, without a copy of much more than these."""
-    if tensor.dim() <= 1 or tensor.is_contiguous():
-        return tensor.reshape(-1)[start:stop]
-    row = math.prod(tensor.shape[1:])
-    first, last = start // row, (stop - 1) // row
-    if first == last:
-        return part(tensor[first], start - first * row, stop - first * row)
-    head = part(tensor[first], start - first * row, row)
-    tail = part(tensor[last], 0, stop - last * row)
-    return torch.cat([head, tensor[first + 1 : last].reshape(-1), tail])

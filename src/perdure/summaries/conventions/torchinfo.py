@@ -48,7 +48,8 @@ class TorchinfoCounter(Counter):
         for name, parameter in module.named_parameters():
             if is_lazy(parameter) or not size:
                 continue
-            n, name = self._kept.get((path, name), parameter.numel()), name.removesuffix("_orig")
+            n = self._kept.get((path, name), parameter.numel())
+            name = name.removesuffix("_orig") if (path, name) in self._kept else name
             if name in ("weight", "bias"):
                 count += n * (math.prod(size[:1] + size[2:]) if in_convolution else size[0])
             elif "weight" in name or "bias" in name:
@@ -79,6 +80,6 @@ def _kept_of_pruned(model: nn.Module) -> dict[tuple[str, str], int]:
     for path, module in model.named_modules():
         for name, _ in module.named_parameters(recurse=False):
             mask = getattr(module, f"{name[:-5]}_mask", None) if name.endswith("_orig") else None
-            if isinstance(mask, torch.Tensor) and not mask.is_meta:
-                kept[path, name] = int(mask.sum())
+            if isinstance(mask, torch.Tensor):
+                kept[path, name] = mask.numel() if mask.is_meta else int(mask.sum())
     return kept
