@@ -37,6 +37,10 @@ class PerdureError(Exception):
 
     exit_code = 70
 
+    def __init__(self, message: str = "") -> None:
+        """Take a message, in which what cannot be printed, such as half a surrogate pair out of a file, is escaped."""
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+
 
 class InputError(PerdureError):
     """An argument is wrong; nothing was read or written."""

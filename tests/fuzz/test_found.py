@@ -15,7 +15,7 @@ import torch
 import perdure
 from attacks.archiving import torch_zip
 from attacks.assembling import EMPTY_DICT, SETITEM, built, call, new, number, pickled, plain, storage, tensor
-from perdure.errors import CorruptError
+from perdure.errors import CorruptError, PerdureError
 from perdure.foreign.inert import Made
 
 
@@ -84,3 +84,23 @@ def test_a_place_in_distributed_metadata_that_is_none_is_damage(state: str | Non
     (tmp_path / ".metadata").write_bytes(pickled(metadata))
     with pytest.raises(CorruptError):
         perdure.open(tmp_path)
+
+
+def test_a_mark_of_a_tensor_that_is_not_true_is_damage() -> None:
+    """PyTorch takes a mark that is there as set, whatever its value."""
+    marked = tensor(storage(), (2, 2), (2, 1), 0, {"conj": False})
+    with pytest.raises(CorruptError, match="metadata of a tensor"):
+        perdure.open(torch_zip(pickled(plain({"w": marked}), 2)))
+
+
+def test_a_bare_storage_of_half_an_element_is_damage() -> None:
+    bare = storage(n=2, kind="ShortStorage")
+    with pytest.raises(CorruptError, match="5 bytes"):
+        perdure.load_checkpoint(torch_zip(pickled(plain({"s": bare}), 2), storages={"0": bytes(5)}))
+
+
+def test_half_a_surrogate_pair_in_a_message_is_escaped() -> None:
+    wrong = tensor(storage(), ("\ud800",), (1,))
+    with pytest.raises(PerdureError, match=r"\\ud800") as caught:
+        perdure.open(torch_zip(pickled(plain({"w": wrong}), 2)))
+    assert str(caught.value).isprintable()

@@ -80,7 +80,7 @@ class _Thawing:
         elif isinstance(value, Storage):
             made = value.source.read(value.position, value.n_bytes)
         elif isinstance(value, TypedStorage):
-            made = _elements_of(value)
+            made = self._elements_of(value)
         elif isinstance(value, Made):
             return self._object(value, depth)
         else:
@@ -144,6 +144,17 @@ class _Thawing:
             return nn.Parameter(tensor, value.requires_grad)
         return tensor.requires_grad_() if value.requires_grad else tensor
 
+    def _elements_of(self, value: TypedStorage) -> torch.Tensor:
+        """Return a storage that stands for itself as a flat tensor; one of a quantized type as its bytes."""
+        storage = value.storage
+        content = bytearray(storage.source.read(storage.position, storage.n_bytes))
+        dtype = getattr(torch, value.dtype) if value.dtype in ENCODED_BYTES else torch.uint8
+        if len(content) % dtype.itemsize:
+            raise broken(
+                self._where, f"a storage of {value.dtype} has {len(content)} bytes, which are no whole elements."
+            )
+        return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+
 
 _LEAVES = (bool, int, float, complex, str, bytes, bytearray, range, slice)
 _MAX_DEPTH = 100
@@ -155,14 +166,6 @@ def _device_of(args: tuple[Any, ...]) -> torch.device | None:
         return torch.device(*args)
     except (RuntimeError, TypeError, ValueError):
         return None
-
-
-def _elements_of(value: TypedStorage) -> torch.Tensor:
-    """Return a storage that stands for itself as a flat tensor; one of a quantized type as its bytes."""
-    storage = value.storage
-    content = bytearray(storage.source.read(storage.position, storage.n_bytes))
-    dtype = getattr(torch, value.dtype) if value.dtype in ENCODED_BYTES else torch.uint8
-    return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
 
 
 def _value_of(named: Named, where: str) -> Any:

@@ -124,9 +124,14 @@ def _view(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str, requir
 
 
 def _marks_of(marks: Any) -> tuple[str, ...]:
-    if not isinstance(marks, dict) or not marks.keys() <= {"conj", "neg"}:
+    """Return what a tensor is marked as. PyTorch takes a mark that is there as set, and writes no other value than True."""
+    if (
+        not isinstance(marks, dict)
+        or not marks.keys() <= {"conj", "neg"}
+        or not all(value is True for value in marks.values())
+    ):
         raise ValueError("the metadata of a tensor are not known")
-    return tuple(mark for mark in ("conj", "neg") if marks.get(mark))
+    return tuple(mark for mark in ("conj", "neg") if mark in marks)
 
 
 def _make_parameter(data: Any, requires_grad: Any = True, _hooks: Any = None, _state: Any = None) -> Any:
