@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from perdure.errors import UnsupportedModelError
@@ -159,6 +160,7 @@ def _has_same_bits(tensor: torch.Tensor, content: torch.Tensor) -> bool:
         tensor.layout is not torch.strided
         or tensor.is_quantized
         or tensor.is_meta
+        or isinstance(tensor, FakeTensor)
         or tensor.is_conj()
         or tensor.is_neg()
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,28 +18,38 @@ from perdure.models.reaching import Reached
 class Contentless:
     """Makes tensors without content. One of `meta` is taken for one of the device on which the model shall seem to be."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+    def __init__(self, device: torch.device, mode: FakeTensorMode | None) -> None:
+        self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
         self.device = device
         self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the counterpart of a tensor, always the same one; those of one memory share it too."""
-        if isinstance(tensor, FakeTensor):
-            return tensor
         if id(tensor) not in self._made:
             self._made[id(tensor)] = (tensor, self._make(tensor))
         return self._made[id(tensor)][1]
 
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_meta and type(tensor) in (torch.Tensor, nn.Parameter):
-            made: torch.Tensor = FakeTensor(self.mode, tensor.detach(), self.device)
-            made = nn.Parameter(made, False) if isinstance(tensor, nn.Parameter) else made
-            made.requires_grad_(tensor.requires_grad and tensor.is_leaf)
+            made = self._as(tensor, FakeTensor(self.mode, tensor.detach(), self.device))
+        elif isinstance(tensor, FakeTensor):
+            made = self._as(tensor, tensor.data)
         else:
             made = self.mode.from_tensor(tensor)
         made.grad = None
         return made
+
+
+    @staticmethod
+    def _as(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        """Make a counterpart a parameter, or one that gets gradients, where the tensor is."""
+        trained = tensor.requires_grad and tensor.is_leaf
+        return nn.Parameter(made, trained) if isinstance(tensor, nn.Parameter) else made.requires_grad_(trained)
+
+
+def mode_of(tensors: Iterable[torch.Tensor]) -> FakeTensorMode | None:
+    """Return the mode to which tensors belong that have no content already."""
+    return next((tensor.fake_mode for tensor in tensors if isinstance(tensor, FakeTensor)), None)
 
 
 def exchange(model: nn.Module, other: Callable[[torch.Tensor], torch.Tensor]) -> None:

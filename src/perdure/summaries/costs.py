@@ -18,9 +18,9 @@ from perdure.models.examples import Example
 from perdure.models.preserving import in_mode
 from perdure.models.reaching import Reached
 from perdure.models.traced_calls import first_lines
-from perdure.summaries.contentless import Contentless, exchange
+from perdure.summaries.contentless import Contentless, exchange, mode_of
 from perdure.summaries.conventions.counting import Counter
-from perdure.summaries.following import Followed, Follower, eagerly, watch
+from perdure.summaries.following import Followed, Follower, call_followed, eagerly
 from perdure.summaries.ledger import Ledger, bytes_of
 from perdure.summaries.tensors import tensors_in
 from perdure.summaries.training_steps import Loss, NewOptimizer, Step, follow_step
@@ -109,9 +109,8 @@ def _inference(model: nn.Module, examples: Sequence[Example], counter: Counter, 
             args, kwargs = as_run(example)
             held, inputs = held_by(model), list(tensors_in((args, kwargs)))
             follower = Follower(Ledger([*held, *inputs]), counter, modules=costs.modules)
-            watch(model, follower)
             with follower:
-                model(*args, **kwargs)
+                call_followed(model, follower, args, kwargs)
             costs.held_bytes = bytes_of(held)
             costs.input_bytes = max(costs.input_bytes, bytes_of(inputs))
             costs.activation_bytes = max(costs.activation_bytes, follower.ledger.peak_bytes)
@@ -135,7 +134,6 @@ def _training(
             args, kwargs = as_run(example)
             ledger = Ledger([*held_by(model), *tensors_in((args, kwargs))])
             follower = Follower(ledger, counters[0], counters[1])
-            watch(model, follower)
             return follow_step(model, (args, kwargs), follower, new_optimizer, loss)
     except Exception as error:
         raise UnsupportedModelError(
@@ -157,7 +155,7 @@ def _staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[Callabl
         if real:
             yield lambda example: on_device_of(model, example)
             return
-        contentless = Contentless(device_of(model))
+        contentless = Contentless(device_of(model), mode_of(held_by(model)))
         exchange(model, contentless.of)
         with contentless.mode:
             yield lambda example: pytree.tree_map_only(torch.Tensor, contentless.of, example)

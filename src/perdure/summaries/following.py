@@ -13,7 +13,10 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perdure.records.summary.summary import ModuleCall
+from perdure.models.execution import FrozenGraph
+from perdure.models.graph_scopes import run_in_scopes
+from perdure.records.module_calls import Scope
+from perdure.records.summary.summary import ModuleCall, Shape
 from perdure.summaries.conventions.counting import Counter
 from perdure.summaries.ledger import Ledger
 from perdure.summaries.tensors import shapes_in, tensors_in
@@ -105,15 +108,12 @@ class Follower(TorchDispatchMode):
         self._paths.append(path)
         self.ledger.open()
 
-    def leave(self, path: str, module: nn.Module | None, args: Any, kwargs: Any, out: Any) -> None:
-        """It ends, with this result."""
-        self._paths.pop()
-        found = self.modules.setdefault(path, Followed())
+    def leave(self, shapes: ModuleCall) -> None:
+        """The call that began last ends."""
+        found = self.modules.setdefault(self._paths.pop(), Followed())
         found.n_calls += 1
-        found.calls[ModuleCall(shapes_in(args, kwargs), shapes_in(out))] = None
+        found.calls[shapes] = None
         found.activation_bytes = max(found.activation_bytes, self.ledger.close())
-        if module is not None:
-            self.counter.on_call(module, path, args, kwargs, out)
 
     def abandon(self) -> None:
         """The call that runs failed."""
@@ -125,6 +125,17 @@ class Follower(TorchDispatchMode):
 def _is_composite(func: Any) -> bool:
     """Tell whether an operator is made of others and of nothing else."""
     return isinstance(func, OpOverload) and func._can_decompose()
+
+
+def call_followed(model: nn.Module, follower: Follower, args: Any, kwargs: Any) -> Any:
+    """Call a model and let the follower know of each call of a module in it.
+
+    What is set on the modules stays until their attributes are put back.
+    """
+    if isinstance(model, FrozenGraph):
+        return run_in_scopes(model, _OfGraph(model, follower), *args, **kwargs)
+    watch(model, follower)
+    return model(*args, **kwargs)
 
 
 def watch(model: nn.Module, follower: Follower) -> None:
@@ -142,10 +153,37 @@ def _watched(forward: Any, module: nn.Module, path: str, follower: Follower) -> 
         except BaseException:
             follower.abandon()
             raise
-        follower.leave(path, module, args, kwargs, out)
+        follower.leave(ModuleCall(shapes_in(args, kwargs), shapes_in(out)))
+        follower.counter.on_call(module, type(module).__name__, path, out)
         return out
 
     return called
+
+
+class _OfGraph:
+    """Tells the follower of the calls in a graph."""
+
+    def __init__(self, model: FrozenGraph, follower: Follower) -> None:
+        self._model, self._follower = model, follower
+        self._inputs: list[tuple[Shape, ...]] = []
+
+    def on_enter(self, scope: Scope, inputs: list[torch.Tensor]) -> None:
+        self._inputs.append(shapes_in(inputs))
+        self._follower.enter(scope.path)
+
+    def on_exit(self, scope: Scope, outputs: list[torch.Tensor]) -> None:
+        self._follower.leave(ModuleCall(self._inputs.pop(), shapes_in(outputs)))
+        holder = _submodule(self._model, scope.path)
+        if holder is not None:
+            self._follower.counter.on_call(holder, scope.kind, scope.path, outputs)
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    """Return what holds the tensors of a module in a graph; None for one that has none."""
+    try:
+        return model.get_submodule(path) if path else None
+    except AttributeError:
+        return None
 
 
 @contextlib.contextmanager

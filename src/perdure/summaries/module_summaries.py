@@ -55,7 +55,7 @@ def module_summary(model: nn.Module) -> Summary:
     """Tell what is in a module, which is not run."""
     rows = rows_of_module(model)
     return Summary(
-        title=type(model).__name__,
+        title=rows[0].kind,
         format="module",
         n_parameters=rows[0].n_parameters,
         n_trainable=rows[0].n_trainable,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from perdure.models.execution import FrozenGraph
 from perdure.records.manifest import PARTS
 from perdure.records.summary.rows import rows_of
 from perdure.records.summary.sharing import Place, own_bytes
@@ -34,10 +35,11 @@ def rows_of_module(model: nn.Module) -> tuple[SummaryRow, ...]:
     same: dict[str, str] = {}
     firsts: dict[int, str] = {}
     held: list[tuple[str, str, torch.Tensor]] = []
+    known = dict(model.perdure_graph.modules) if isinstance(model, FrozenGraph) else {}
     waiting: list[tuple[str, nn.Module]] = [("", model)]
     while waiting:
         path, module = waiting.pop()
-        kinds[path] = type(module).__name__
+        kinds[path] = known.get(path) or type(module).__name__
         if id(module) in firsts:
             same[path] = firsts[id(module)]
             continue
@@ -46,8 +48,8 @@ def rows_of_module(model: nn.Module) -> tuple[SummaryRow, ...]:
         for role, tensors in (("parameter", module._parameters), ("buffer", module._buffers)):
             held += [(f"{start}{key}", role, tensor) for key, tensor in tensors.items() if tensor is not None]
         inner = [(f"{start}{key}", child) for key, child in module._modules.items() if child is not None]
-        waiting += reversed(inner)
-    return rows_of(kinds, _listed(held), same)
+        waiting += reversed([(path, child) for path, child in inner if not known or path in known])
+    return rows_of({**known, **kinds}, _listed(held), same)
 
 
 def _listed(held: list[tuple[str, str, torch.Tensor]]) -> list[SummaryTensor]:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from perdure.errors import InputError, UnsupportedModelError
+from perdure.foreign.description import info
 from perdure.records.summary.rows import down_to
 from perdure.records.summary.summary import Summary
 from perdure.summaries.files import summarize_file
@@ -65,8 +67,6 @@ def summarize(
         >>> print(perdure.summarize(model, input_size=(1, 3, 224, 224)))
         >>> perdure.summarize("old.pth").n_parameters
     """
-    if isinstance(model_or_path, str | os.PathLike):
-        return down_to(summarize_file(model_or_path, prefix=prefix), depth)
     if isinstance(model_or_path, str | os.PathLike):
         if latency or loss is not None:
             raise InputError("summarizing a file: latency= and loss= are for modules. Load the model and summarize it.")

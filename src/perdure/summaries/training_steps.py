@@ -11,7 +11,7 @@ from torch import nn
 
 from perdure.errors import InputError
 from perdure.models.examples import Example
-from perdure.summaries.following import Follower
+from perdure.summaries.following import Follower, call_followed, watch
 from perdure.summaries.ledger import bytes_of
 from perdure.summaries.tensors import tensors_in
 
@@ -48,7 +48,7 @@ def follow_step(
     optimizer = new_optimizer(parameters)
     ledger = follower.ledger
     with follower, torch.enable_grad():
-        kept = [_loss_of(model, example, loss)]
+        kept = [_loss_of(model, example, follower, loss)]
         kept[0][0].backward()
         peak = ledger.peak_bytes
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -60,12 +60,13 @@ def follow_step(
     return Step(max(peak + state_bytes, ledger.peak_bytes), bytes_of(gradients), state_bytes)
 
 
-def _loss_of(model: nn.Module, example: Example, loss: Loss | None) -> tuple[torch.Tensor, Any]:
+def _loss_of(model: nn.Module, example: Example, follower: Follower, loss: Loss | None) -> tuple[torch.Tensor, Any]:
     """Return the scalar to differentiate, and what has to live as long as it."""
     args, kwargs = example
     if loss is not None:
+        watch(model, follower)
         return loss(model, kwargs or (args[0] if len(args) == 1 else args)), None
-    out = model(*args, **kwargs)
+    out = call_followed(model, follower, args, kwargs)
     own = out.get("loss") if isinstance(out, dict) else getattr(out, "loss", None)
     if isinstance(own, torch.Tensor):
         return own, out

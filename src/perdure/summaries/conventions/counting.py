@@ -72,7 +72,7 @@ class Counter:
     def leave(self, func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
         """It ends. `out` is None where it failed."""
 
-    def on_call(self, module: nn.Module, path: str, args: Any, kwargs: Any, out: Any) -> None:
+    def on_call(self, module: nn.Module, kind: str, path: str, out: Any) -> None:
         """A module's call has ended."""
 
     @staticmethod

@@ -34,16 +34,16 @@ class TorchinfoCounter(Counter):
         if computes(func):
             self._pending.setdefault(path, Tally())[name_of(func)] += 1
 
-    def on_call(self, module: nn.Module, path: str, args: Any, kwargs: Any, out: Any) -> None:
+    def on_call(self, module: nn.Module, kind: str, path: str, out: Any) -> None:
         ran = self._pending.pop(path, Tally())
-        count = 0 if isinstance(module, torch.jit.ScriptModule) or any(module.children()) else self._count(module, path, out)
+        count = 0 if isinstance(module, torch.jit.ScriptModule) or any(module.children()) else self._count(module, kind, path, out)
         self.counts[path] += count
         if not count:
             self._uncounted += ran
 
-    def _count(self, module: nn.Module, path: str, out: Any) -> int:
+    def _count(self, module: nn.Module, kind: str, path: str, out: Any) -> int:
         size = _size(out)
-        in_convolution = "Conv" in type(module).__name__
+        in_convolution = "Conv" in kind
         count = 0
         for name, parameter in module.named_parameters():
             if is_lazy(parameter) or not size:
