@@ -33,7 +33,7 @@ def rows_of(
 
     Args:
         modules: the class of each module by its path, in the model's order; a path that is missing on the way to another,
-            or to a tensor, is put in, of no known class.
+            or to a parameter or a buffer, is put in, of no known class.
         tensors: all of them, in the model's order; one that is tied names another that is there and is not.
         same: the paths of modules that stand at another path before, with that path.
 
@@ -48,7 +48,7 @@ def rows_of(
     for path, first in shared.items():
         tree.node(path).same_as = first
     for tensor in tensors:
-        tree.owner_of(tensor.name).tensors.append(tensor)
+        tree.owner_of(tensor.name, tells=bool(tensor.role) or not modules).tensors.append(tensor)
     order = list(tree.in_order())
     _count(order, tree, shared)
     return tuple(node.row() for node in order)
@@ -122,18 +122,18 @@ class _Tree:
     def get(self, path: str) -> _Node | None:
         return self._nodes.get(path)
 
-    def owner_of(self, name: str) -> _Node:
-        """Return the module that a tensor of this name is in."""
+    def owner_of(self, name: str, *, tells: bool) -> _Node:
+        """Return the module that a tensor of this name is in; only if the name `tells` of modules they are put in."""
         owner = self._nodes.get(name[: max(0, name.rfind("."))])
-        return owner or self._told(name)
+        return owner or self._told(name, put_in=tells)
 
-    def _told(self, name: str) -> _Node:
+    def _told(self, name: str, *, put_in: bool) -> _Node:
         """Return the module that a name tells of, put in with all above it as far as the limits allow."""
         node = self.root
         for level, match in enumerate(_DOT.finditer(name, 0, SENSIBLE_LENGTH)):
             inner = self._nodes.get(name[: match.start()])
             if inner is None:
-                if level >= MAX_DEPTH or self._n_told >= MAX_MODULES:
+                if not put_in or level >= MAX_DEPTH or self._n_told >= MAX_MODULES:
                     break
                 self._n_told += 1
                 inner = self._put(name[: match.start()], node)
