@@ -19,7 +19,7 @@ from perdure.records.summary.summary import Summary, SummaryRow, SummaryTensor
 MAX_DEPTH = 50
 """Levels of modules that are told from the names of tensors; a name's further dots are a part of its last level."""
 
-MAX_MODULES = 200_000
+MAX_MODULES = 100_000
 """Modules that are told from the names of tensors, all together."""
 
 MAX_SHARED = 5_000_000
@@ -61,20 +61,27 @@ def down_to(summary: Summary, depth: int | None) -> Summary:
     return dataclasses.replace(summary, rows=tuple(row for row in summary.rows if row.depth <= depth))
 
 
+_Sizes = tuple[int, int, int, int]
+"""Elements of parameters, of the trainable ones and of buffers, and bytes of all."""
+
+_NOTHING: _Sizes = (0, 0, 0, 0)
+
+
 class _Node:
     """A module on the way to becoming a row."""
+
+    __slots__ = ("at_several", "children", "depth", "kind", "name", "parent", "same_as", "tensors", "tied", "totals")
 
     def __init__(self, name: str, parent: _Node | None) -> None:
         self.name, self.kind, self.parent = name, "", parent
         self.depth: int = parent.depth + 1 if parent else 0
         self.children: list[_Node] = []
         self.tensors: list[SummaryTensor] = []
-        self.totals = [0, 0, 0, 0]
-        self.tied = [0, 0, 0, 0]
+        self.totals = self.tied = _NOTHING
         self.at_several: dict[str, SummaryTensor] = {}
         self.same_as: str | None = None
 
-    def add(self, sizes: Iterable[int]) -> None:
+    def add(self, sizes: _Sizes) -> None:
         self.totals = _sum(self.totals, sizes)
 
     def add_tied(self, tensor: SummaryTensor) -> None:
@@ -100,8 +107,8 @@ class _Node:
         )
 
 
-def _sum(sizes: Iterable[int], more: Iterable[int]) -> list[int]:
-    return [one + other for one, other in zip(sizes, more, strict=True)]
+def _sum(sizes: _Sizes, more: _Sizes) -> _Sizes:
+    return sizes[0] + more[0], sizes[1] + more[1], sizes[2] + more[2], sizes[3] + more[3]
 
 
 class _Tree:
@@ -206,16 +213,17 @@ def _within_shared(order: list[_Node], firsts: set[str]) -> set[str]:
 def _collect(node: _Node | None, tensors: Mapping[str, SummaryTensor]) -> None:
     """Note tensors in a module and in those above it; those above one that knows a tensor already know it too."""
     while node is not None:
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in node.at_several}
+        known = node.at_several
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in known}
         if not tensors:
             return
-        node.at_several.update(tensors)
+        known.update(tensors)
         node = node.parent
 
 
-def _sizes(tensor: SummaryTensor) -> tuple[int, int, int, int]:
-    """Return what a tensor adds to the parameters, the trainable ones, the buffers and the bytes of a row."""
+def _sizes(tensor: SummaryTensor) -> _Sizes:
+    """Return what a tensor adds to a row."""
     n_elements = math.prod(tensor.shape)
     if tensor.role == "parameter":
         return n_elements, n_elements if tensor.trainable else 0, 0, tensor.n_bytes
-    return (0, 0, n_elements, tensor.n_bytes) if tensor.role == "buffer" else (0, 0, 0, 0)
+    return (0, 0, n_elements, tensor.n_bytes) if tensor.role == "buffer" else _NOTHING
