@@ -122,7 +122,9 @@ def test_state_dicts_of_every_kind_have_the_figures_too(tmp_path: Path) -> None:
         assert figures(found) == expected, path.name
         said = any("told from names" in note for note in found.notes)
         assert said == (path.name not in ("script.pt", "program.pt2")), path.name
-        assert {row.name for row in found.rows} == {"", "0", "1", "3"} | ({"2"} if said is False and found["0"].kind else set())
+        assert {row.name for row in found.rows} == {"", "0", "1", "3"} | (
+            {"2"} if said is False and found["0"].kind else set()
+        )
         assert found["3"].tensors[0].shape == (5, 288), path.name
     for name in ("checkpoint.pth", "checkpoint.safetensors"):
         found = summarize_file(tmp_path / name)
