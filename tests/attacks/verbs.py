@@ -10,6 +10,7 @@ import torch
 
 import perdure
 from perdure.errors import PerdureError
+from perdure.summaries.files import summarize_file
 
 
 def read_all(path: Path) -> None:
@@ -38,6 +39,7 @@ def _check(path: Path) -> str:
 VERBS: dict[str, Callable[[Path], object]] = {
     "open": read_all,
     "info": perdure.info,
+    "summarize": summarize_file,
     "load_weights": lambda path: perdure.load_weights(torch.nn.Linear(2, 2), path, strict=False),
     "load_checkpoint": perdure.load_checkpoint,
     "load": perdure.load,

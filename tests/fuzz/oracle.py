@@ -13,6 +13,7 @@ import torch
 import perdure
 from perdure.errors import FormatError, PerdureError, StorageError
 from perdure.foreign.inert import Made, Named
+from perdure.summaries.files import summarize_file
 
 
 class Disagreement(Exception):
@@ -36,6 +37,7 @@ def compare(origin: Any, peer: Callable[[bytes], Any] | None) -> str:
         with perdure.open(origin) as weights:
             tensors = {name: weights[name] for name in weights}
             _ = weights.extra
+        summarize_file(origin)
         value = _checkpoint(origin)
     except StorageError as error:
         if isinstance(origin, bytes):

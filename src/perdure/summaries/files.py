@@ -88,8 +88,9 @@ class _Reading:
     def _others(self, modules: Modules) -> Iterator[Held]:
         """Give the tensors of the state dict that no module lists."""
         known = {slot.name for slot in modules.slots}
+        held = {slot.stored for slot in modules.slots if not slot.in_blob}
         for name, stored in self._chosen.names.items():
-            if name not in known and not modules.is_again(name):
+            if name not in known and stored not in held and not modules.is_again(name):
                 role, trainable = self._roles.of(name, stored)
                 slot = Slot(name, stored, False, role, trainable, 0)
                 yield _held(self._places, stored, slot, self._identity(stored))

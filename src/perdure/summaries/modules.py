@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from perdure.models.execution import FrozenGraph
@@ -107,7 +108,8 @@ def _place(tensor: torch.Tensor) -> Place:
     n_bytes = tensor.numel() * tensor.element_size()
     try:
         storage = tensor.untyped_storage()
-        address, key = storage.data_ptr(), storage._cdata
+        address = 0 if tensor.is_meta or isinstance(tensor, FakeTensor) else storage.data_ptr()
+        key = storage._cdata
     except (RuntimeError, NotImplementedError):  # a tensor that has none, such as one of XLA or MKL-DNN
         return Place(f"tensor {id(tensor)}", 0, n_bytes, n_bytes)
     memory = str(tensor.device) if address else f"storage {key}"

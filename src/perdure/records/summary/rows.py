@@ -19,7 +19,7 @@ from perdure.records.summary.summary import Summary, SummaryRow, SummaryTensor
 MAX_DEPTH = 50
 """Levels of modules that are told from the names of tensors; a name's further dots are a part of its last level."""
 
-MAX_MODULES = 200_000
+MAX_MODULES = 100_000
 """Modules that are told from the names of tensors, all together."""
 
 MAX_SHARED = 5_000_000
@@ -33,7 +33,7 @@ def rows_of(
 
     Args:
         modules: the class of each module by its path, in the model's order; a path that is missing on the way to another,
-            or to a tensor, is put in, of no known class.
+            or to a parameter or a buffer, is put in, of no known class.
         tensors: all of them, in the model's order; one that is tied names another that is there and is not.
         same: the paths of modules that stand at another path before, with that path.
 
@@ -48,7 +48,7 @@ def rows_of(
     for path, first in shared.items():
         tree.node(path).same_as = first
     for tensor in tensors:
-        tree.owner_of(tensor.name).tensors.append(tensor)
+        tree.owner_of(tensor.name, tells=bool(tensor.role) or not modules).tensors.append(tensor)
     order = list(tree.in_order())
     _count(order, tree, shared)
     return tuple(node.row() for node in order)
@@ -61,20 +61,27 @@ def down_to(summary: Summary, depth: int | None) -> Summary:
     return dataclasses.replace(summary, rows=tuple(row for row in summary.rows if row.depth <= depth))
 
 
+_Sizes = tuple[int, int, int, int]
+"""Elements of parameters, of the trainable ones and of buffers, and bytes of all."""
+
+_NOTHING: _Sizes = (0, 0, 0, 0)
+
+
 class _Node:
     """A module on the way to becoming a row."""
+
+    __slots__ = ("at_several", "children", "depth", "kind", "name", "parent", "same_as", "tensors", "tied", "totals")
 
     def __init__(self, name: str, parent: _Node | None) -> None:
         self.name, self.kind, self.parent = name, "", parent
         self.depth: int = parent.depth + 1 if parent else 0
         self.children: list[_Node] = []
         self.tensors: list[SummaryTensor] = []
-        self.totals = [0, 0, 0, 0]
-        self.tied = [0, 0, 0, 0]
+        self.totals = self.tied = _NOTHING
         self.at_several: dict[str, SummaryTensor] = {}
         self.same_as: str | None = None
 
-    def add(self, sizes: Iterable[int]) -> None:
+    def add(self, sizes: _Sizes) -> None:
         self.totals = _sum(self.totals, sizes)
 
     def add_tied(self, tensor: SummaryTensor) -> None:
@@ -100,8 +107,8 @@ class _Node:
         )
 
 
-def _sum(sizes: Iterable[int], more: Iterable[int]) -> list[int]:
-    return [one + other for one, other in zip(sizes, more, strict=True)]
+def _sum(sizes: _Sizes, more: _Sizes) -> _Sizes:
+    return sizes[0] + more[0], sizes[1] + more[1], sizes[2] + more[2], sizes[3] + more[3]
 
 
 class _Tree:
@@ -122,18 +129,18 @@ class _Tree:
     def get(self, path: str) -> _Node | None:
         return self._nodes.get(path)
 
-    def owner_of(self, name: str) -> _Node:
-        """Return the module that a tensor of this name is in."""
+    def owner_of(self, name: str, *, tells: bool) -> _Node:
+        """Return the module that a tensor of this name is in; only if the name `tells` of modules they are put in."""
         owner = self._nodes.get(name[: max(0, name.rfind("."))])
-        return owner or self._told(name)
+        return owner or self._told(name, put_in=tells)
 
-    def _told(self, name: str) -> _Node:
+    def _told(self, name: str, *, put_in: bool) -> _Node:
         """Return the module that a name tells of, put in with all above it as far as the limits allow."""
         node = self.root
         for level, match in enumerate(_DOT.finditer(name, 0, SENSIBLE_LENGTH)):
             inner = self._nodes.get(name[: match.start()])
             if inner is None:
-                if level >= MAX_DEPTH or self._n_told >= MAX_MODULES:
+                if not put_in or level >= MAX_DEPTH or self._n_told >= MAX_MODULES:
                     break
                 self._n_told += 1
                 inner = self._put(name[: match.start()], node)
@@ -206,16 +213,17 @@ def _within_shared(order: list[_Node], firsts: set[str]) -> set[str]:
 def _collect(node: _Node | None, tensors: Mapping[str, SummaryTensor]) -> None:
     """Note tensors in a module and in those above it; those above one that knows a tensor already know it too."""
     while node is not None:
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in node.at_several}
+        known = node.at_several
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in known}
         if not tensors:
             return
-        node.at_several.update(tensors)
+        known.update(tensors)
         node = node.parent
 
 
-def _sizes(tensor: SummaryTensor) -> tuple[int, int, int, int]:
-    """Return what a tensor adds to the parameters, the trainable ones, the buffers and the bytes of a row."""
+def _sizes(tensor: SummaryTensor) -> _Sizes:
+    """Return what a tensor adds to a row."""
     n_elements = math.prod(tensor.shape)
     if tensor.role == "parameter":
         return n_elements, n_elements if tensor.trainable else 0, 0, tensor.n_bytes
-    return (0, 0, n_elements, tensor.n_bytes) if tensor.role == "buffer" else (0, 0, 0, 0)
+    return (0, 0, n_elements, tensor.n_bytes) if tensor.role == "buffer" else _NOTHING
