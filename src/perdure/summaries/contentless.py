@@ -31,7 +31,7 @@ class Contentless:
 
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_meta and type(tensor) in (torch.Tensor, nn.Parameter):
-            made = self._as(tensor, FakeTensor(self.mode, tensor.detach(), self.device))
+            made = self._as(tensor, FakeTensor(self.mode, tensor.data, self.device))
         elif isinstance(tensor, FakeTensor):
             made = self._as(tensor, tensor.data)
         else:
