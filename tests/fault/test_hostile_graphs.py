@@ -15,6 +15,7 @@ from perdure.errors import CorruptError, LimitError, PerdureError, ProtocolError
 from perdure.models.execution import build
 from perdure.models.operators import ALLOWED
 from perdure.records.graph import decode
+from perdure.records.module_calls import pack_scopes
 
 RELU = ["aten.relu.default", "aten::relu(Tensor self) -> Tensor"]
 
@@ -158,6 +159,74 @@ def test_arguments_that_operators_do_not_take(content, error):
         load(content)
 
 
+MODEL, RELU_CALL = [0, 0, 0, 1, [{"v": 1}]], [0, 1, 0, 1, [{"v": 1}]]
+MODULES = [["", "Net"], ["relu", "ReLU"]]
+
+
+def called(*calls: list[Any], modules: Any = MODULES, **changes: Any) -> dict[str, Any]:
+    return graph(modules=modules, calls=calls, **changes)
+
+
+def test_sound_calls_of_modules_are_read():
+    relu = [0, {"i": 0}]
+    again = called([*MODEL[:3], 3], RELU_CALL, [-1, 1, 1, 1], [-1, 1, 1, 1], [-1, 2, 1, 0], nodes=[relu] * 3)
+    made = decode(json.dumps(again).encode(), "sound.safetensors")
+    assert [(scope.path, scope.kind, scope.depth, scope.start, scope.stop) for scope in made.scopes()] == [
+        ("", "Net", 0, 0, 3),
+        ("relu", "ReLU", 1, 0, 1),
+        ("relu", "ReLU", 1, 1, 2),
+        ("relu", "ReLU", 1, 2, 3),
+        ("relu", "ReLU", 2, 3, 3),
+    ]
+    assert pack_scopes(made.scopes()) == (made.modules, made.calls)
+    load(called(MODEL, RELU_CALL))
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (called(MODEL), CorruptError),
+        (called(), CorruptError),
+        (called(MODEL, RELU_CALL, modules=[]), CorruptError),
+        (called(MODEL, RELU_CALL, modules=[["", "Net"], ["", "ReLU"]]), CorruptError),
+        (called(MODEL, RELU_CALL, modules=[["a", "Net"], ["b", "ReLU"]]), CorruptError),
+        (called(MODEL, RELU_CALL, modules=[["", "Net"], ["x" * 2000, "ReLU"]]), LimitError),
+        (called(MODEL, RELU_CALL, modules=[["", "Net"], ["x", "R" * 2000]]), LimitError),
+        (called(MODEL, RELU_CALL, modules=[["", "Net"], ["x", 5]]), CorruptError),
+        (called(MODEL, RELU_CALL, modules=[["", "Net"], ["x"]]), CorruptError),
+        (called(MODEL, [1, 1, 0, 1]), CorruptError),
+        (called(MODEL, [-2, 1, 0, 1], RELU_CALL), CorruptError),
+        (called([-1, 0, 0, 1], RELU_CALL), CorruptError),
+        (called(MODEL, [0, 0, 0, 1]), CorruptError),
+        (called(MODEL, [0, 2, 0, 1]), CorruptError),
+        (called(MODEL, [0, -1, 0, 1]), CorruptError),
+        (called(MODEL, [0, True, 0, 1]), CorruptError),
+        (called(MODEL, [0, 1, 0, 2]), CorruptError),
+        (called(MODEL, [0, 1, 0, -1]), CorruptError),
+        (called(MODEL, [0, 1, -1, 1]), CorruptError),
+        (called(MODEL, [0, 1, 2, 0]), CorruptError),
+        (called(MODEL, [0, 1, 0]), CorruptError),
+        (called(MODEL, RELU_CALL, [-1, 1, 0, 1]), CorruptError),
+        (called(MODEL, [0, 1, 10**30, 1]), CorruptError),
+        (called([0, 0, 0, 0], RELU_CALL), CorruptError),
+        (called([0, 1, 0, 1], RELU_CALL), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [{"v": 2}]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 0, [{"v": 1}]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [{"v": 0}]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [{"i": 1}]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [{"t": 0}]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [{"g": 0}]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [5]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [[{"v": 1}]]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, {"v": 1}]), CorruptError),
+        (called(MODEL, RELU_CALL, *[[-1, depth, 0, 1] for depth in range(2, 102)]), LimitError),
+    ],
+)
+def test_calls_of_modules_that_do_not_fit(content, error):
+    with pytest.raises(error, match=r"evil\.safetensors"):
+        load(content)
+
+
 def nested(n_levels: int) -> Any:
     value: Any = 1
     for _ in range(n_levels):
@@ -183,6 +252,10 @@ def test_what_is_beyond_measure_is_refused_within_a_second():
         graph(tree=nested(60)),
         chain(11),
         graph(nodes=[[0, "x" * 5000]]),
+        called(MODEL, RELU_CALL, *[[-1, 1, 1, 0]] * 250_000),
+        called(MODEL, RELU_CALL, *[[-1, 1, 0, 0]] * 50_000),
+        called(MODEL, [0, 1, 0, 1, [{"v": 1}] * 100_000 + [{"v": 2}]]),
+        called(MODEL, *[[-1, 1, 10**4000, 0]] * 100),
     ):
         started = time.perf_counter()
         with pytest.raises((LimitError, CorruptError)):

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torchvision_operators import declare_operators
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import perdure
 from perdure.disk.stored import Stored
 from perdure.errors import InputError, UnsupportedModelError
+from perdure.models.execution import FrozenGraph
 from perdure.models.graph_scopes import run_in_scopes
 from perdure.models.structure import flatten, with_leaves
 from perdure.models.unread_graphs import unread_graph
 from perdure.records.module_calls import Scope
+from sweeps.cases import cases_of
+from torchvision_operators import declare_operators
 
 Shapes = list[tuple[int, ...]]
 
@@ -189,3 +196,174 @@ def test_models_of_transformers():
     check(bert, input_ids=ids, attention_mask=torch.ones_like(ids))
     options = {"n_embd": 32, "n_layer": 2, "n_head": 4, "use_cache": False, "bos_token_id": 1, "eos_token_id": 2}
     check(transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=99, **options)), input_ids=ids)
+
+
+@pytest.mark.parametrize("name", cases_of("zoo"))
+def test_running_by_calls_gives_the_same_bits(name: str):
+    case = cases_of("zoo")[name]
+    if not case.graph:
+        return
+    model, given = case.build().eval(), case.resized(2)
+    try:
+        content = saved(model, **given) if isinstance(given, dict) else saved(model, *given)
+        built = perdure.load(content, form="graph")
+    except UnsupportedModelError:  # there is no graph of it
+        return
+    assert isinstance(built, FrozenGraph)
+    args, kwargs = ((), given) if isinstance(given, dict) else (given, {})
+    told, another = Calls(), copy.deepcopy(built)  # some change their buffers
+    torch.manual_seed(0)
+    expected, tree = flatten(built(*args, **kwargs), "it")
+    torch.manual_seed(0)
+    found, other = flatten(run_in_scopes(another, told, *args, **kwargs), "it")
+    assert tree == other
+    for one, two in zip(expected, found, strict=True):
+        assert one.equal(two) if isinstance(one, torch.Tensor) else one == two
+    assert [path for path, _, _ in told.found][-1:] == [""], "each of them tells its calls"
+    assert not told.open
+
+
+def test_tensors_are_freed_after_their_last_use():
+    class Alive(TorchDispatchMode):
+        """Notes how much memory is alive after each operator."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.made: dict[int, int] = {}
+            self.after: list[int] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            for leaf in flatten(found, "it")[0]:
+                if isinstance(leaf, torch.Tensor):
+                    storage = leaf.untyped_storage()
+                    if id(storage) not in self.made:
+                        self.made[id(storage)] = storage.nbytes()
+                        weakref.finalize(storage, self.made.pop, id(storage))
+            self.after.append(sum(self.made.values()))
+            return found
+
+    built = perdure.load(saved(Repeated().eval(), torch.randn(2, 4)), form="graph")
+    assert isinstance(built, FrozenGraph)
+    x = torch.randn(2, 4)
+    with torch.no_grad():
+        with Alive() as one:
+            built(x)
+        with Alive() as other:
+            run_in_scopes(built, Calls(), x)
+    assert one.after == other.after
+    assert max(one.after) < sum(one.after)
+
+
+def test_what_runs_in_a_mode_belongs_to_the_call_around_it():
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                x = self.body(x)
+            return self.head(x)
+
+    built = perdure.load(saved(Frozen().eval(), torch.randn(2, 4)), form="graph")
+    assert isinstance(built, FrozenGraph)
+    told = Calls()
+    run_in_scopes(built, told, torch.randn(2, 4))
+    assert told.found == [("body", "Sequential", [(2, 4)]), ("head", "Linear", [(2, 2)]), ("", "Frozen", [(2, 2)])]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.frozen = nn.Parameter(torch.randn(6), requires_grad=False)
+        self.conv = nn.Conv2d(1, 2, 3).to(memory_format=torch.channels_last)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("scale", torch.ones(6))
+        self.register_buffer("table", torch.arange(6.0), persistent=False)
+
+    def forward(self, tokens: torch.Tensor, *, factor: float = 2.0) -> torch.Tensor:
+        return self.head(self.embedding(tokens) * self.scale + self.table * self.frozen * factor)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("fake", [False, True])
+def test_a_graph_without_content(sharded: bool, fake: bool, tmp_path: Path):
+    path = tmp_path / ("tied" if sharded else "tied.safetensors")
+    example = {"tokens": torch.randint(11, (2, 3)), "factor": 2.0}
+    perdure.save(Tied(), path, example=example, shard_bytes=300 if sharded else None)
+    loaded = perdure.load(path, form="graph")
+    stored = Stored(path)
+    assert len(stored.files) == (3 if sharded else 0)
+    mode = FakeTensorMode() if fake else None
+    with reads_of(stored) as read:
+        found = unread_graph(stored, mode)
+    assert found is not None and found.example is not None
+    assert not read, "no tensor of the file is read"
+    model, (args, kwargs) = found
+    wanted = loaded.state_dict(keep_vars=True)
+    made = model.state_dict(keep_vars=True)
+    assert list(made) == list(wanted)
+    for name, tensor in made.items():
+        assert isinstance(tensor, FakeTensor) if fake else tensor.device.type == "meta"
+        assert (tensor.shape, tensor.dtype, tensor.stride()) == (
+            wanted[name].shape,
+            wanted[name].dtype,
+            wanted[name].stride(),
+        )
+        assert (isinstance(tensor, nn.Parameter), tensor.requires_grad) == (
+            isinstance(wanted[name], nn.Parameter),
+            wanted[name].requires_grad,
+        )
+    assert made["head.weight"] is made["embedding.weight"]
+    assert (args[0] if args else kwargs["tokens"]).shape == (2, 3)
+    told = Calls()
+    with mode or contextlib.nullcontext():
+        assert run_in_scopes(model, told, *args, **kwargs).shape == (2, 3, 11)
+        with pytest.raises(InputError, match="missing"):
+            run_in_scopes(model, told)
+    assert [path for path, _, _ in told.found] == ["embedding", "head", ""]
+
+
+@contextlib.contextmanager
+def reads_of(stored: Stored) -> Iterator[list[tuple[int, int]]]:
+    """Note what is read of the tensors of opened files."""
+    found: list[tuple[int, int]] = []
+    with contextlib.ExitStack() as stack:
+        for file in stored.opened_files():
+            source, start = file.source, file.header.data_start
+            before = source.read
+
+            def read(offset: int, n_bytes: int, before: Any = before, start: int = start) -> bytes:
+                if offset + n_bytes > start:
+                    found.append((offset, n_bytes))
+                return before(offset, n_bytes)
+
+            stack.enter_context(mock.patch.object(source, "read", read))
+            stack.enter_context(mock.patch.object(source, "read_into", None))
+        yield found
+
+
+def test_files_without_a_graph_or_without_an_example():
+    file = io.BytesIO()
+    perdure.save(nn.Linear(2, 2), file)
+    assert unread_graph(Stored(file.getvalue())) is None
+
+
+class Sparse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(3).to_sparse())
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+def test_sparse_tensors_that_the_graph_does_not_use_are_left_out():
+    found = unread_graph(Stored(saved(Sparse(), torch.randn(2, 3))))
+    assert found is not None
+    assert sorted(found.model.state_dict()) == ["linear.bias", "linear.weight"]

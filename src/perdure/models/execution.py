@@ -38,7 +38,7 @@ _UNTRAINABLE = (
 
 def build(
     graph: Graph, tensors: Mapping[str, torch.Tensor], *, device: torch.device | str | None = None, where: str = "graph"
-) -> fx.GraphModule:
+) -> FrozenGraph:
     """Build a module that runs a graph.
 
     Args:

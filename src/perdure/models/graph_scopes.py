@@ -90,7 +90,7 @@ class _Run(fx.Interpreter):
 
     def _tensors(self, nodes: list[fx.Node]) -> list[torch.Tensor]:
         """Return those tensors among values that are there; what a record has wrong is left out."""
-        found = [self.fetch_attr(node.target) if node.op == "get_attr" else self.env.get(node) for node in nodes]
+        found = [self.fetch_attr(str(node.target)) if node.op == "get_attr" else self.env.get(node) for node in nodes]
         return [value for value in found if isinstance(value, torch.Tensor)]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +24,9 @@ from perdure.records.module_calls import (
 
 _PREFIX = "model."
 """The paths of the model's modules in the trace, whose wrapper holds the model in an attribute of that name."""
+
+_Name = tuple[str, str]
+"""What the trace calls a call: a key that no other call of that module has, and the module's path."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,8 +75,16 @@ class Scopes:
         for one in _outwards(call):
             one.stop, one.end = stop, len(self._makers)
 
-    def _scopes_of(self, node: fx.Node) -> Iterator[tuple[str, str]]:
-        """Yield the calls that a node was made in: the name of each, which no other call has, and the module's path."""
+    def _scopes_of(self, node: fx.Node) -> list[_Name]:
+        """Return the calls that a node was made in; one that calls sub-graphs, those that all of their nodes were."""
+        source: Any = node.args[0] if node.target is operator.getitem else None
+        if isinstance(source, fx.Node) and isinstance(source.target, torch._ops.HigherOrderOperator):
+            return self._scopes_of(source)
+        inner = [self._scopes_of(part) for body in _bodies(node) for part in body.nodes if part.op == "call_function"]
+        return _common(inner) if inner else list(self._noted(node))
+
+    def _noted(self, node: fx.Node) -> Iterator[_Name]:
+        """Yield the calls that the trace noted beside a node."""
         for key, (path, *_) in (node.meta.get("nn_module_stack") or {}).items():
             if isinstance(path, str) and path.startswith(_PREFIX) and path.removeprefix(_PREFIX) in self._modules:
                 yield key, path.removeprefix(_PREFIX)
@@ -120,6 +133,21 @@ class Scopes:
                 if call is self._root or last_uses.get(node, -1) < call.end or not _is_tensor(node):
                     break
                 call.outputs.append(node)
+
+
+def _bodies(node: fx.Node) -> Iterator[fx.Graph]:
+    """Yield the sub-graphs that a node calls."""
+    for used in node.all_input_nodes:
+        if used.op == "get_attr":
+            found = operator.attrgetter(str(used.target))(node.graph.owning_module)
+            if isinstance(found, fx.GraphModule):
+                yield found.graph
+
+
+def _common(lists: list[list[_Name]]) -> list[_Name]:
+    """Return the items with which all lists begin."""
+    same = itertools.takewhile(lambda items: len(set(items)) == 1, zip(*lists, strict=False))
+    return [items[0] for items in same]
 
 
 def _is_tensor(node: Any) -> bool:

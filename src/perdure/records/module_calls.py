@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-MAX_CALLS = 200_000
+MAX_CALLS = 100_000
 MAX_CALL_DEPTH = 100
 MAX_NAME = 1_000
 
