@@ -67,13 +67,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("file", ["model.safetensors", "sharded", "checkpoint.pth", "plain.safetensors"])
 def test_it_prints_the_summary_and_imports_no_torch(files: Path, file: str) -> None:
-    for options in ([], ["--json"], ["--depth", "1"], ["--markdown"], ["--csv", "-"], ["--html", "-"], ["--no-graph"]):
+    every = [["--json"], ["--depth", "1"], ["--markdown"], ["--csv", "-"], ["--html", "-"], ["--no-graph"]]
+    for options in [[], *(every if file == "model.safetensors" else [])]:
         command = [sys.executable, "-c", WITHOUT_TORCH, "summary", file, *options]
         done = subprocess.run(command, cwd=files, capture_output=True, text=True)
         assert done.returncode == 0, (options, done.stderr)
     summary = dataclasses.replace(summarize_file(files / file), title=file)
     assert run(file, cwd=files).stdout == to_text(summary) + "\n"
     assert json.loads(run("--json", file, cwd=files).stdout) == json.loads(json.dumps(to_data(summary)))
+    if file != "model.safetensors":
+        return
     assert run("--depth", 1, file, cwd=files).stdout == to_text(down_to(summary, 1)) + "\n"
     assert run("--markdown", file, cwd=files).stdout.strip() == to_markdown(summary).strip()
     rows = list(csv.DictReader(io.StringIO(run("--csv", "-", file, cwd=files).stdout)))

@@ -23,7 +23,9 @@ Progress = Callable[[int, int], None]
 """Told how many elements are done anew and how many there are in all."""
 
 
-def statistics_of(tensors: Mapping[str, torch.Tensor], progress: Progress | None = None) -> dict[str, ValueStatistics]:
+def statistics_of(
+    tensors: Mapping[str, torch.Tensor], progress: Progress | None = None
+) -> dict[str, ValueStatistics]:
     """Compute statistics of the values of each tensor, in bounded memory.
 
     A tensor is read two times: first verified, where its file has checksums, for the moments, then for the histogram; and

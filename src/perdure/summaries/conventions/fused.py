@@ -61,9 +61,7 @@ def _attention(out: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **_
     return 2 * math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
-def _attention_backward(
-    out: Any, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
-) -> int:
+def _attention_backward(out: Any, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
     """Count four products, two for each of the forward pass."""
     return 2 * _attention(out, query, key, value)
 
@@ -79,9 +77,7 @@ def _projected_attention(
 def _encoder_layer(out: Any, inputs: Tensor, width: int, n_heads: int, *weights: Any, **_: Any) -> int:
     n_rows = math.prod(inputs.shape[:-1])
     first, second = weights[_FEED_FORWARD], weights[_FEED_FORWARD + 2]
-    return _projected_attention(out, inputs, inputs, inputs, width, n_heads) + 2 * n_rows * (
-        first.numel() + second.numel()
-    )
+    return _projected_attention(out, inputs, inputs, inputs, width, n_heads) + 2 * n_rows * (first.numel() + second.numel())
 
 
 _FEED_FORWARD = 11
