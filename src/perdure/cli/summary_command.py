@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 import perdure
-from perdure.cli.output import print_json, printable
+from perdure.cli.output import print_json
 from perdure.disk.faults import translated
+from perdure.records.names import printable
 from perdure.records.summary.data import to_data
 from perdure.records.summary.rows import down_to
 from perdure.records.summary.summary import Summary
@@ -109,8 +110,7 @@ def _print_comparison(first: Summary, second: Summary, as_json: bool) -> None:
     if as_json:
         print_json({"same": found.same, "comparison": found})
     else:
-        for line in str(found).splitlines():
-            click.echo(printable(line, 1000))
+        click.echo(str(found))
     click.get_current_context().exit(0 if found.same else 1)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from perdure.records.names import fold, human_bytes
+from perdure.records.names import fold, human_bytes, printable
 from perdure.records.summary.summary import Shape
 
 _MAX_LINES = 60
+_MAX_LENGTH = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Comparison:
         lines = [f"{self.titles[0]} → {self.titles[1]}", *self._figures(), ""]
         alike = f"{self.n_equal:,} modules are alike" if self.n_equal != 1 else "1 module is alike"
         lines += [*self._changes(), f"{alike}; {self._n_different()}"]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(printable(line, _MAX_LENGTH) for line in lines)
 
     def _n_different(self) -> str:
         only = [sum(change.only_in == side for change in self.changed) for side in ("first", "second")]
