@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import sys
 import warnings
@@ -49,6 +50,8 @@ class Positional(nn.Module):
 class Watching(TorchDispatchMode):
     """Shows a counter each operator and the module that runs it."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, counter: Counter) -> None:
         super().__init__()
         self.counter, self.paths = counter, [""]
@@ -57,6 +60,10 @@ class Watching(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
+        if func is torch.ops.higher_order.cond:
+            _, *branches, operands = args
+            with self:
+                return self.counter.of_alternatives([functools.partial(branch, *operands) for branch in branches])
         if isinstance(func, torch._ops.OpOverload) and func._can_decompose():
             self.counter.enter(func)
             out = None
@@ -152,9 +159,7 @@ def rows_of(library: str, name: str) -> Iterator[Row]:
     """Count one model of the sweep by all conventions."""
     case: Case = cases_of(library)[name]
     for convention in (convention.name for convention in CONVENTIONS):
-        torch.manual_seed(0)
-        model = case.build().eval()
-        example = case.resized(2)
+        model, example = _built(case, on_meta=library == "torchvision" and convention != "fvcore")
         args, kwargs = ((), dict(example)) if isinstance(example, dict) else (tuple(example), {})
         ours, peer, failed = 0, 0.0, ""
         try:
@@ -169,6 +174,21 @@ def rows_of(library: str, name: str) -> Iterator[Row]:
                 error = error.__cause__
             failed = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         yield Row(library, name, convention, ours, peer, failed)
+
+
+def _built(case: Case, *, on_meta: bool) -> tuple[nn.Module, Any]:
+    """Return a model and its example; on `meta` where its code asks for no values, so that large ones take no time."""
+    torch.manual_seed(0)
+    example = case.resized(case.batches[0])
+    if not on_meta:
+        return case.build().eval(), example
+    try:
+        with torch.device("meta"):
+            model = case.build().eval()
+    except (RuntimeError, NotImplementedError):
+        model = case.build().eval().to("meta")
+    leaves, _ = flatten(example, "the example")
+    return model, with_leaves(example, (leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves))
 
 
 def main() -> None:

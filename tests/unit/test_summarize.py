@@ -84,7 +84,7 @@ def test_the_model_is_left_as_it_was(optimizer: str | None, training: bool) -> N
 
 def test_a_failing_model_is_left_as_it_was() -> None:
     model = Net()
-    with pytest.raises(InputError, match="does not take the example.*channels"):
+    with pytest.raises(InputError, match=r"does not take the example.*channels"):
         perdure.summarize(model, input_size=(1, 4, 8, 8))
     assert model.training and model.seen == [] and "forward" not in vars(model.block)
 

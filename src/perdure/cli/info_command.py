@@ -12,7 +12,7 @@ import msgspec
 from perdure.cli.output import print_json
 from perdure.foreign.description import info
 from perdure.records.environment import Environment
-from perdure.records.names import fold, human_bytes, neighbours_alike, printable, ranges
+from perdure.records.names import fold, human_bytes, neighbours_alike, numbered, printable
 from perdure.records.reports import Info, TensorSpec
 from perdure.records.values import plain
 
@@ -217,4 +217,4 @@ def _folded(node: _Node) -> Iterator[tuple[str, _Node]]:
     levels = list(node.children.items())
     for places in neighbours_alike((name, child.form if child.children else None) for name, child in levels):
         names = [levels[place][0] for place in places]
-        yield (f"{ranges(names)} × {len(names)}" if len(names) > 1 else names[0]), levels[places[0]][1]
+        yield (f"{numbered(names)} × {len(names)}" if len(names) > 1 else names[0]), levels[places[0]][1]

@@ -72,23 +72,51 @@ def ranges(texts: list[str]) -> str:
 
 
 def neighbours_alike(levels: Iterable[tuple[str, Hashable]]) -> list[list[int]]:
-    """Group neighbouring levels of a tree that look the same and are numbers written alike; return their places.
+    """Group neighbouring levels of a tree that look the same and are numbered alike, `0` and `1` or `layer_0` and `layer_1`.
 
     Args:
         levels: the name of each, and what makes two look the same; None for one that is to stand alone.
+
+    Returns:
+        The places of each group.
     """
+    levels = list(levels)
     groups: list[list[int]] = []
-    before: tuple[str, Hashable] = ("", None)
+    before: tuple[str, str, Hashable] = ("", "", None)
     for place, (name, form) in enumerate(levels):
-        if form is not None and form == before[1] and _WHOLE_NUMBER.fullmatch(name) and _written_alike(before[0], name):
+        text, number = _split(name)
+        if number and form is not None and (text, form) == (before[0], before[2]) and _written_alike(before[1], number):
             groups[-1].append(place)
         else:
             groups.append([place])
-            before = (name, form) if _WHOLE_NUMBER.fullmatch(name) else ("", None)
-    return groups
+            before = (text, number, form if number else None)
+    names = [name for name, _ in levels]
+    return [part for group in groups for part in ([[place] for place in group] if _is_pair(names, group) else [group])]
 
 
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+def _is_pair(names: list[str], places: list[int]) -> bool:
+    """Tell two with names of their own, such as `norm1` and `norm2`, which are known by them, from layers of a list."""
+    return len(places) == 2 and not names[places[0]].isdigit()
+
+
+def numbered(names: list[str]) -> str:
+    """Write numbered names as one: `layer_{0..11}`; a single one as it is."""
+    return _split(names[0])[0] + ranges([_split(name)[1] for name in names]) if len(names) > 1 else names[0]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split a name into its text and the number at its end; the latter is empty where there is none."""
+    match = _NUMBER_AT_END.search(name[-_LONGEST_NUMBER - 1 :])
+    at = (
+        len(name) - len(match[0])
+        if match and len(name) <= SENSIBLE_LENGTH and len(match[0]) <= _LONGEST_NUMBER
+        else len(name)
+    )
+    return name[:at], name[at:]
+
+
+_NUMBER_AT_END = re.compile(r"[0-9]+\Z")
+_LONGEST_NUMBER = 9
 
 
 def _written_alike(first: str, name: str) -> bool:

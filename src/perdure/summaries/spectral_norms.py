@@ -19,7 +19,7 @@ _SLAB_ELEMENTS = 2**20
 _HELD_ELEMENTS = 2**22
 _SHORT = 256
 _LONGEST_ROW = 2**19
-_BASIS_ELEMENTS = 2**21
+_BASIS_ELEMENTS = 2**20
 _BLOCK = 16
 _MAX_STEPS = 300
 _SAFE_SCALES = (1e-15, 1e15)
@@ -121,7 +121,7 @@ def _is_settled(values: torch.Tensor, residual: float, width: int) -> bool:
     if residual <= TOLERANCE * largest:
         return True
     gap = largest - float(values[-width - 1]) if len(values) > width else 0.0
-    return residual**2 <= TOLERANCE / 10 * largest * gap
+    return residual**2 <= TOLERANCE * largest * gap
 
 
 def _image(matrix: _Matrix, block: torch.Tensor) -> torch.Tensor:

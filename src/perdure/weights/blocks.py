@@ -65,7 +65,7 @@ class Blocks:
         return values[start - first * unit_elements :][: stop - start]
 
     def _stored(self, name: str) -> tuple[str, str] | None:
-        """Return the stored tensor that a tensor's elements are, and its block format; None where they are made otherwise."""
+        """Return the stored tensor that a tensor's elements are, and its block format; None where there is none."""
         if self._weights is None:
             return None
         stored, old = self._weights.restorer.stored, self._weights.stored_name(name)

@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Hashable, Iterator
 
-from perdure.records.names import neighbours_alike, ranges
+from perdure.records.names import neighbours_alike, numbered
 from perdure.records.summary.summary import Summary, SummaryRow, SummaryTensor
 
 
@@ -140,7 +140,7 @@ def _one(levels: list[Branch], places: list[int]) -> Branch:
     alike = [levels[place] for place in places]
     if len(alike) > 1:
         first = alike[0]
-        first.label, first.n = ranges([branch.label for branch in alike]), len(alike)
+        first.label, first.n = numbered([branch.label for branch in alike]), len(alike)
         for other in alike[1:]:
             for (into, _), (from_, _) in zip(walk(first), walk(other), strict=True):
                 into.rows += from_.rows

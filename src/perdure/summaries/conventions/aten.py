@@ -32,7 +32,9 @@ class AtenCounter(Counter):
 
 
 def _count(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
-    formula: Callable[..., Any] | None = flop_registry.get(func._overloadpacket if isinstance(func, OpOverload) else func)
+    formula: Callable[..., Any] | None = flop_registry.get(
+        func._overloadpacket if isinstance(func, OpOverload) else func
+    )
     try:
         if formula is not None:
             return int(formula(*args, **kwargs, out_val=out))

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import functools
 from collections import Counter as Tally
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 from torch._C import TensorType
 from torch._ops import OpOverload
 
-_MOVING = frozenset(
-    """_conj_copy _reshape_alias_copy _reshape_copy _to_copy _unsafe_index _unsafe_index_put _unsafe_view arange as_strided_
-    as_strided_copy as_strided_scatter bernoulli bernoulli_ bucketize cat chunk clone complex constant_pad_nd contiguous copy copy_ diag_embed
-    diagonal_copy diagonal_scatter embedding embedding_dense_backward embedding_renorm_ empty empty_like empty_permuted
-    empty_strided expand_copy eye fill fill_ flip full full_like gather index index_copy index_copy_ index_fill index_fill_
-    index_put index_put_ index_select lift lift_fresh lift_fresh_copy linspace masked_fill masked_fill_ masked_scatter
-    masked_scatter_ masked_select meshgrid native_channel_shuffle new_empty new_empty_strided new_full new_ones new_zeros
-    nonzero nonzero_static normal normal_ ones ones_like permute_copy pixel_shuffle pixel_unshuffle rand rand_like randint
-    randint_like randn randn_like random_ randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat
-    repeat_interleave replication_pad1d replication_pad2d replication_pad3d resize_ roll rot90 scalar_tensor scatter scatter_
-    searchsorted select_backward select_copy select_scatter set_ slice_backward slice_copy slice_scatter split_copy
-    split_with_sizes_copy squeeze_copy stack t_copy take take_along_dim transpose_copy tril tril_ tril_indices triu triu_
-    triu_indices unbind_copy unfold_backward unfold_copy uniform uniform_ unsqueeze_copy view_as_complex_copy
-    view_as_real_copy view_copy where zero zero_ zeros zeros_like""".split()
-)
+_MOVING_NAMES = """\
+_conj_copy _reshape_alias_copy _reshape_copy _to_copy _unsafe_index _unsafe_index_put _unsafe_view arange
+as_strided_ as_strided_copy as_strided_scatter bernoulli bernoulli_ bucketize cat chunk clone complex
+constant_pad_nd contiguous copy copy_ diag_embed diagonal_copy diagonal_scatter embedding embedding_dense_backward
+embedding_renorm_ empty empty_like empty_permuted empty_strided expand_copy eye fill fill_ flip full full_like
+gather index index_copy index_copy_ index_fill index_fill_ index_put index_put_ index_select lift lift_fresh
+lift_fresh_copy linspace masked_fill masked_fill_ masked_scatter masked_scatter_ masked_select meshgrid
+native_channel_shuffle new_empty new_empty_strided new_full new_ones new_zeros nonzero nonzero_static normal normal_
+ones ones_like permute_copy pixel_shuffle pixel_unshuffle rand rand_like randint randint_like randn randn_like
+random_ randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d
+replication_pad2d replication_pad3d resize_ roll rot90 scalar_tensor scatter scatter_ searchsorted select_backward
+select_copy select_scatter set_ slice_backward slice_copy slice_scatter split_copy split_with_sizes_copy
+squeeze_copy stack t_copy take take_along_dim transpose_copy tril tril_ tril_indices triu triu_ triu_indices
+unbind_copy unfold_backward unfold_copy uniform uniform_ unsqueeze_copy view_as_complex_copy view_as_real_copy
+view_copy where zero zero_ zeros zeros_like
+"""
+_MOVING = frozenset(_MOVING_NAMES.split())
 """The operators of `aten` that allocate, fill or move numbers without computing any, and are no views."""
 
 
@@ -32,9 +35,9 @@ class Counter:
     """Counts the operations of a model's calls, module by module; the base of those of the conventions.
 
     Attributes:
-        sees_composites: it tells apart the operators that are made of others, such as `linear`. Autograd takes them apart, so
-            that the calls must be made in inference mode, where they come whole: `enter`, then the operators that they are
-            made of, then `leave`. A counter of another kind needs neither.
+        sees_composites: it tells apart the operators that are made of others, such as `linear`. Autograd takes them
+            apart, so that the calls must be made in inference mode, where they come whole: `enter`, then the operators
+            that they are made of, then `leave`. A counter of another kind needs neither.
         counts: the operations of each module by its path, those of the modules below it not included. The unit is the
             convention's; `flops_of` and `macs_of` tell the meaning.
     """
@@ -74,6 +77,22 @@ class Counter:
 
     def on_call(self, module: nn.Module, kind: str, path: str, out: Any) -> None:
         """A module's call has ended."""
+
+    def of_alternatives(self, runs: Sequence[Callable[[], Any]]) -> Any:
+        """Run what are alternatives, the branches of a condition; the one of the most operations counts.
+
+        Returns:
+            The result of the first.
+        """
+        before, counts = self.counts, []
+        results = []
+        for run in runs:
+            self.counts = Tally()
+            results.append(run())
+            counts.append(self.counts)
+        self.counts = before
+        self.counts.update(max(counts, key=lambda tally: sum(tally.values())))
+        return results[0]
 
     @staticmethod
     def flops_of(count: int) -> int:

@@ -1,9 +1,9 @@
 """Operations of the fused operators for which PyTorch has no formula: as many as of the operators they are made of.
 
-Each formula takes the operator's result, then its arguments, and counts 2·m·n·k for each product of matrices. Their backward
-operators count the products of which the gradients are made; what a kernel computes a second time, to spare memory, does not
-count. What no product of matrices stands for (`mv`, `dot`, `_trilinear`, `_cdist_forward`, decompositions of matrices) has no
-formula, since `FlopCounterMode` counts nothing for it either.
+Each formula takes the operator's result, then its arguments, and counts 2·m·n·k for each product of matrices. The backward
+operators count the products of which the gradients are made; what a kernel computes a second time, to spare memory, does
+not count. What no product of matrices stands for (`mv`, `dot`, `_trilinear`, `_cdist_forward`, decompositions of matrices)
+has no formula, since `FlopCounterMode` counts nothing for it either.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def _attention(out: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **_
     return 2 * math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
-def _attention_backward(out: Any, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+def _attention_backward(
+    out: Any, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> int:
     """Count four products, two for each of the forward pass."""
     return 2 * _attention(out, query, key, value)
 
@@ -77,7 +79,9 @@ def _projected_attention(
 def _encoder_layer(out: Any, inputs: Tensor, width: int, n_heads: int, *weights: Any, **_: Any) -> int:
     n_rows = math.prod(inputs.shape[:-1])
     first, second = weights[_FEED_FORWARD], weights[_FEED_FORWARD + 2]
-    return _projected_attention(out, inputs, inputs, inputs, width, n_heads) + 2 * n_rows * (first.numel() + second.numel())
+    return _projected_attention(out, inputs, inputs, inputs, width, n_heads) + 2 * n_rows * (
+        first.numel() + second.numel()
+    )
 
 
 _FEED_FORWARD = 11

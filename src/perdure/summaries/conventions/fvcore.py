@@ -11,20 +11,20 @@ from torch._ops import OpOverload
 
 from perdure.summaries.conventions.counting import Counter, arguments, computes, name_of
 
-_FREE = frozenset(
-    f"aten::{name}"
-    for name in """Int ScalarImplicit __and__ arange bitwise_not cat chunk clamp clamp_ constant_pad_nd contiguous copy_ detach
-    dropout empty eq expand flatten floor floor_divide full full_like gather ge gt index index_put_ masked_fill max narrow
-    new_empty new_full new_zeros nonzero ones permute relu relu_ remainder reshape roll select size slice split
-    split_with_sizes squeeze stack t to transpose type_as unbind unsqueeze unsqueeze_ view zeros zeros_like""".split()
-)
+_FREE_NAMES = """\
+Int ScalarImplicit __and__ arange bitwise_not cat chunk clamp clamp_ constant_pad_nd contiguous copy_ detach dropout
+empty eq expand flatten floor floor_divide full full_like gather ge gt index index_put_ masked_fill max narrow
+new_empty new_full new_zeros nonzero ones permute relu relu_ remainder reshape roll select size slice split
+split_with_sizes squeeze stack t to transpose type_as unbind unsqueeze unsqueeze_ view zeros zeros_like
+"""
+_FREE = frozenset(f"aten::{name}" for name in _FREE_NAMES.split())
 """The operators that fvcore takes for free of FLOPs."""
 
-_UNSEEN = frozenset(
-    f"aten::{name}"
-    for name in """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution lstm_cell gru_cell
-    rnn_tanh_cell rnn_relu_cell""".split()
-)
+_UNSEEN_NAMES = """\
+conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution lstm_cell gru_cell rnn_tanh_cell
+rnn_relu_cell
+"""
+_UNSEEN = frozenset(f"aten::{name}" for name in _UNSEEN_NAMES.split())
 """The operators that PyTorch's tracer, by which fvcore sees, leaves out for what they are made of."""
 
 

@@ -32,8 +32,8 @@ CONVENTIONS: tuple[Convention, ...] = (
     Convention(
         name="aten",
         counter=AtenCounter,
-        counts="A multiplication and an addition in products of matrices, convolutions and attention: 2·m·n·k, without bias; "
-        "causal attention is not halved. MACs are half of it.",
+        counts="A multiplication and an addition in products of matrices, convolutions and attention: 2·m·n·k, without "
+        "bias; causal attention is not halved. MACs are half of it.",
         reference="torch.utils.flop_counter.FlopCounterMode",
     ),
     Convention(

@@ -36,10 +36,18 @@ class TorchinfoCounter(Counter):
 
     def on_call(self, module: nn.Module, kind: str, path: str, out: Any) -> None:
         ran = self._pending.pop(path, Tally())
-        count = 0 if isinstance(module, torch.jit.ScriptModule) or any(module.children()) else self._count(module, kind, path, out)
+        count = (
+            0
+            if isinstance(module, torch.jit.ScriptModule) or any(module.children())
+            else self._count(module, kind, path, out)
+        )
         self.counts[path] += count
         if not count:
             self._uncounted += ran
+
+    @staticmethod
+    def flops_of(count: int) -> int:
+        return 2 * count
 
     def _count(self, module: nn.Module, kind: str, path: str, out: Any) -> int:
         size = _size(out)
