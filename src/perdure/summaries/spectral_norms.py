@@ -15,7 +15,7 @@ import torch
 TOLERANCE = 1e-4
 """The relative error that is allowed."""
 
-_SLAB_ELEMENTS = 2**20
+_SLAB_ELEMENTS = 2**19
 _HELD_ELEMENTS = 2**22
 _SHORT = 256
 _LONGEST_ROW = 2**19

@@ -82,7 +82,8 @@ def _einsum(given: Arguments, out: Any) -> int:
 
     Two products of three axes each are so common that they count exactly.
     """
-    equation, shapes = given["equation"].replace(" ", ""), [tuple(tensor.shape) for tensor in given["tensors"]]
+    equation = str(given["equation"]).replace(" ", "")
+    shapes = [tuple(tensor.shape) for tensor in given["tensors"]]
     letters = {letter: chr(ord("a") + at) for at, letter in enumerate(dict.fromkeys(filter(str.isalpha, equation)))}
     equation = "".join(letters.get(letter, letter) for letter in equation)
     if equation == "abc,abd->acd":
