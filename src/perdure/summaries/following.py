@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._autograd import _get_sequence_nr  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -97,7 +98,7 @@ class Follower(TorchDispatchMode):
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         node = torch._C._current_autograd_node()
         if node is None:
-            self._path_of_node[torch._C._autograd._get_sequence_nr() - 1] = self.path
+            self._path_of_node[_get_sequence_nr() - 1] = self.path
             self.counter.on_operator(func, args, kwargs, out, self.path)
         elif self.backward is not None:
             path = self._path_of_node.get(node._sequence_nr(), "")
