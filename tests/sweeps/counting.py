@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import sys
 import warnings
@@ -18,12 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+import perdure
 from perdure.models.structure import flatten, with_leaves
-from perdure.summaries.conventions.counting import Counter
-from perdure.summaries.conventions.registry import CONVENTIONS, convention_named
+from perdure.summaries.conventions.registry import CONVENTIONS
 from sweeps.cases import LIBRARIES, Case, cases_of
 from torchvision_operators import declare_operators
 
@@ -45,59 +43,6 @@ class Positional(nn.Module):
         out = self.model(**example) if isinstance(example, dict) else self.model(*example)
         leaves, _ = flatten(out, "the output")
         return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
-
-
-class Watching(TorchDispatchMode):
-    """Shows a counter each operator and the module that runs it."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, counter: Counter) -> None:
-        super().__init__()
-        self.counter, self.paths = counter, [""]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default:
-            return func(*args, **kwargs)
-        if func is torch.ops.higher_order.cond:
-            _, *branches, operands = args
-            with self:
-                return self.counter.of_alternatives([functools.partial(branch, *operands) for branch in branches])
-        if isinstance(func, torch._ops.OpOverload) and func._can_decompose():
-            self.counter.enter(func)
-            out = None
-            try:
-                with self:
-                    out = func.decompose(*args, **kwargs)
-            finally:
-                self.counter.leave(func, args, kwargs, out, self.paths[-1])
-            return out
-        out = func(*args, **kwargs)
-        self.counter.on_operator(func, args, kwargs, out, self.paths[-1])
-        return out
-
-
-def counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], convention: str) -> Counter:
-    """Count the operations of a call."""
-    counter = convention_named(convention).counter(model)
-    watching = Watching(counter)
-    handles = []
-    for path, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, path=path: watching.paths.append(path)))
-
-        def left(module: nn.Module, args: Any, kwargs: Any, out: Any, path: str = path) -> None:
-            watching.paths.pop()
-            counter.on_call(module, path, args, kwargs, out)
-
-        handles.append(module.register_forward_hook(left, with_kwargs=True))
-    try:
-        with _slow_path(), torch.inference_mode(counter.sees_composites), torch.no_grad(), watching:
-            model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return counter
 
 
 @contextlib.contextmanager
@@ -163,7 +108,10 @@ def rows_of(library: str, name: str) -> Iterator[Row]:
         args, kwargs = ((), dict(example)) if isinstance(example, dict) else (tuple(example), {})
         ours, peer, failed = 0, 0.0, ""
         try:
-            ours = sum(counted(model, args, kwargs, convention).counts.values())
+            summary = perdure.summarize(model, example=kwargs or args, convention=convention)
+            ours = summary.macs if convention == "torchinfo" else summary.flops
+            assert summary.n_parameters == sum(parameter.numel() for parameter in model.parameters())
+            assert summary.n_trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
         except Exception as error:
             yield Row(library, name, convention, ours, peer, f"OURS {type(error).__name__}: {str(error)[:200]}")
             continue

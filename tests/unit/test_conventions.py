@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +14,28 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
+import perdure
 from perdure.errors import InputError
-from perdure.summaries.conventions.counting import computes
+from perdure.summaries.conventions.counting import Counter, computes
 from perdure.summaries.conventions.registry import CONVENTIONS, convention_named
-from sweeps.counting import Watching, by_torchinfo, counted
+from perdure.summaries.costs import costs_of
+from perdure.summaries.following import Follower
+from perdure.summaries.ledger import Ledger
+from sweeps.counting import by_torchinfo
 from torchvision_operators import declare_operators
 
 aten = torch.ops.aten
 
 
+def counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], convention: str) -> Counter:
+    """Count the operations of a call."""
+    counter = convention_named(convention).counter
+    return costs_of(model, [(args, kwargs)], functools.partial(counter, model)).counter
+
+
 def flops(run: object, convention: str = "aten") -> int:
     counter = convention_named(convention).counter()
-    with Watching(counter):
+    with Follower(Ledger([]), counter, counter):
         run()  # type: ignore[operator]
     return sum(counter.counts.values())
 
@@ -46,6 +58,13 @@ def of_vision(name: str, pixels: int, convention: str) -> tuple[int, int]:
 
 
 def test_published_figures() -> None:
+    """Of PyTorch's and torchinfo's documentation, and of the paper on vision transformers."""
+    with torch.device("meta"):
+        declare_operators()
+        from torchvision import models
+
+        summary = perdure.summarize(models.resnet152(), input_size=(1, 3, 224, 224), convention="torchinfo")
+    assert (summary.n_parameters, round(summary.macs or 0, -7)) == (60_192_808, 11.51e9)
     assert of_vision("resnet18", 224, "torchinfo")[1] == pytest.approx(1.81e9, rel=3e-3)
     assert of_vision("resnet18", 64, "torchinfo")[1] == pytest.approx(148.57e6, rel=1e-4)
     assert of_vision("resnet152", 224, "torchinfo")[1] == pytest.approx(11.51e9, rel=1e-3)

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._C._autograd import _get_sequence_nr  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
+from torch._C._autograd import _get_sequence_nr
 from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perdure.models.execution import FrozenGraph
@@ -44,6 +45,8 @@ class Follower(TorchDispatchMode):
         scalar: where set, what a tensor without content has as its value.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(
         self,
         ledger: Ledger,
@@ -71,11 +74,15 @@ class Follower(TorchDispatchMode):
             return func(*args, **kwargs)
         if self.scalar is not None and func is torch.ops.aten._local_scalar_dense.default:
             return self.scalar
+        if func is torch.ops.higher_order.cond:
+            _, *branches, operands = args
+            with self:
+                return self.counter.of_alternatives([functools.partial(branch, *operands) for branch in branches])
         if _is_composite(func):  # in inference mode they come here whole
             return self._taken_apart(func, args, kwargs)
         out = func(*args, **kwargs)
         workspace = workspace_of(func, args, out)
-        if workspace is not None and workspace.kept_bytes and not out[-1].numel():
+        if workspace is not None and workspace.kept_bytes and isinstance(out[-1], FakeTensor):
             out = (*out[:-1], out[-1].new_empty(workspace.kept_bytes, dtype=torch.uint8))
         for tensor in tensors_in(out):
             self.ledger.note(tensor)

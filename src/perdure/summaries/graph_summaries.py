@@ -87,8 +87,8 @@ def _shapes(graph: Graph, input_size: Any) -> Iterator[tuple[int, ...]]:
         fits = len(given) == len(names)
     if not fits:
         raise InputError(
-            f"summarizing: the graph takes {len(names)} tensors, {', '.join(names)}; input_size has other ones. Give a shape "
-            f"for each, in this order or by name."
+            f"summarizing: the graph takes {len(names)} tensors, {', '.join(names)}; input_size has other ones. Give a "
+            f"shape for each, in this order or by name."
         )
     return iter([checked_shape(sizes) for sizes in given])
 
