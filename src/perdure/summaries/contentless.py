@@ -22,6 +22,12 @@ class Contentless:
         self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
         self.device = device
         self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._memory: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    @property
+    def made(self) -> list[torch.Tensor]:
+        """All counterparts that there are."""
+        return [made for _, made in self._made.values()]
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the counterpart of a tensor, always the same one; those of one memory share it too."""
@@ -30,21 +36,33 @@ class Contentless:
         return self._made[id(tensor)][1]
 
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_meta and type(tensor) in (torch.Tensor, nn.Parameter):
-            made = self._as(tensor, FakeTensor(self.mode, tensor.data, self.device))
-        elif isinstance(tensor, FakeTensor):
-            made = self._as(tensor, tensor.data)
-        else:
+        if type(tensor) not in (torch.Tensor, nn.Parameter, FakeTensor) or _is_special(tensor):
             made = self.mode.from_tensor(tensor)
-        made.grad = None
-        return made
-
-
-    @staticmethod
-    def _as(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-        """Make a counterpart a parameter, or one that gets gradients, where the tensor is."""
+            made.grad = None
+            return made
+        seen = torch.empty(0, dtype=tensor.dtype, device="meta")
+        seen.set_(self._memory_of(tensor), tensor.storage_offset(), tensor.shape, tensor.stride())  # pyright: ignore[reportArgumentType]
+        made = FakeTensor(self.mode, seen, self.device if tensor.is_meta else tensor.device)
         trained = tensor.requires_grad and tensor.is_leaf
         return nn.Parameter(made, trained) if isinstance(tensor, nn.Parameter) else made.requires_grad_(trained)
+
+    def _memory_of(self, tensor: torch.Tensor) -> torch.UntypedStorage:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._memory:
+            empty = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta")
+            self._memory[storage._cdata] = storage, empty.untyped_storage()
+        return self._memory[storage._cdata][1]
+
+
+def _is_special(tensor: torch.Tensor) -> bool:
+    """Tell a tensor that is more than a view of memory."""
+    return (
+        tensor.layout is not torch.strided
+        or tensor.is_quantized
+        or tensor.is_conj()
+        or tensor.is_neg()
+        or tensor.is_nested
+    )
 
 
 def mode_of(tensors: Iterable[torch.Tensor]) -> FakeTensorMode | None:

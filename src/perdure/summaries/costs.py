@@ -105,9 +105,10 @@ def _inference_on_real(
 def _inference(model: nn.Module, examples: Sequence[Example], counter: Counter, *, real: bool) -> Costs:
     costs = Costs({}, counter)
     for example in examples:
-        with _staged(model, training=False, real=real) as as_run, _without_gradients(counter):
-            args, kwargs = as_run(example)
-            held, inputs = held_by(model), list(tensors_in((args, kwargs)))
+        with _staged(model, training=False, real=real) as staged, _without_gradients(counter):
+            held = staged.held
+            args, kwargs = staged.arguments(example)
+            inputs = list(tensors_in((args, kwargs)))
             follower = Follower(Ledger([*held, *inputs]), counter, modules=costs.modules)
             with follower:
                 call_followed(model, follower, args, kwargs)
@@ -130,9 +131,9 @@ def _training(
     loss: Loss | None,
 ) -> Step:
     try:
-        with _staged(model, training=True, real=False) as as_run:
-            args, kwargs = as_run(example)
-            ledger = Ledger([*held_by(model), *tensors_in((args, kwargs))])
+        with _staged(model, training=True, real=False) as staged:
+            args, kwargs = staged.arguments(example)
+            ledger = Ledger([*staged.held, *tensors_in((args, kwargs))])
             follower = Follower(ledger, counters[0], counters[1])
             return follow_step(model, (args, kwargs), follower, new_optimizer, loss)
     except Exception as error:
@@ -142,23 +143,34 @@ def _training(
         ) from error
 
 
-def held_by(model: nn.Module) -> list[torch.Tensor]:
-    """Return all tensors that a model holds, registered or not."""
-    return [thing for thing in Reached(model).things.values() if isinstance(thing, torch.Tensor)]
+@dataclasses.dataclass(frozen=True)
+class _Staged:
+    """A model that is set up to be followed.
+
+    Attributes:
+        held: all tensors that it holds, registered or not.
+        arguments: makes an example fit.
+    """
+
+    held: list[torch.Tensor]
+    arguments: Callable[[Example], Example]
 
 
 @contextlib.contextmanager
-def _staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[Callable[[Example], Example]]:
-    """Set a model up to be followed; yields what makes an example fit. Afterwards all is as it was."""
+def _staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[_Staged]:
+    """Set a model up to be followed. Afterwards all is as it was."""
     with in_mode(model, training=training), eagerly(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if real:
-            yield lambda example: on_device_of(model, example)
+            held = [thing for thing in Reached(model).things.values() if isinstance(thing, torch.Tensor)]
+            yield _Staged(held, lambda example: on_device_of(model, example))
             return
-        contentless = Contentless(device_of(model), mode_of(held_by(model)))
+        tensors = itertools.chain(model.parameters(), model.buffers())
+        contentless = Contentless(device_of(model), mode_of(tensors))
         exchange(model, contentless.of)
+        held = contentless.made
         with contentless.mode:
-            yield lambda example: pytree.tree_map_only(torch.Tensor, contentless.of, example)
+            yield _Staged(held, lambda example: pytree.tree_map_only(torch.Tensor, contentless.of, example))
 
 
 def on_device_of(model: nn.Module, example: Example) -> Example:
