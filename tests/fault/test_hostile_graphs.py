@@ -208,6 +208,8 @@ def test_sound_calls_of_modules_are_read():
         (called(MODEL, [0, 1, 0]), CorruptError),
         (called(MODEL, RELU_CALL, [-1, 1, 0, 1]), CorruptError),
         (called(MODEL, [0, 1, 10**30, 1]), CorruptError),
+        (called([0, 0, 0, 2], RELU_CALL, [-1, 2, 0, 2], nodes=[[0, {"i": 0}]] * 2), CorruptError),
+        (called(MODEL, RELU_CALL, *[[-1, 1, 1, 0]] * 100_000), LimitError),
         (called([0, 0, 0, 0], RELU_CALL), CorruptError),
         (called([0, 1, 0, 1], RELU_CALL), CorruptError),
         (called(MODEL, [0, 1, 0, 1, [{"v": 2}]]), CorruptError),

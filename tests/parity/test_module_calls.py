@@ -195,6 +195,8 @@ def test_models_of_transformers():
     bert = transformers.BertModel(transformers.BertConfig(**small))
     check(bert, input_ids=ids, attention_mask=torch.ones_like(ids))
     options = {"n_embd": 32, "n_layer": 2, "n_head": 4, "use_cache": False, "bos_token_id": 1, "eos_token_id": 2}
+    llama = {**small, "use_cache": False}
+    check(transformers.LlamaForCausalLM(transformers.LlamaConfig(**llama)), input_ids=ids)
     check(transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=99, **options)), input_ids=ids)
 
 

@@ -39,13 +39,15 @@ class _Call:
         parent: the call that it is made in.
         depth: how many calls it is made in.
         stop: how many nodes of the record stand before its end.
-        end: how many nodes of the program do.
+        begin: how many nodes of the program stand before it.
+        end: how many stand before its end.
         last: the call that was made in it last.
         outputs: the nodes of the program that it gave.
     """
 
     path: str
     start: int
+    begin: int = 0
     parent: _Call | None = None
     depth: int = 0
     stop: int = 0
@@ -94,7 +96,7 @@ class Scopes:
         call = self._entered.get((parent, key, path))
         if call is None:
             first_path = self._first_paths[id(self._modules[path])]
-            call = parent.last = _Call(first_path, start, parent, parent.depth + 1)
+            call = parent.last = _Call(first_path, start, len(self._makers), parent, parent.depth + 1)
             self._entered[parent, key, path] = call
             self._calls.append(call)
         self._are_nested &= parent.last is call
@@ -122,7 +124,11 @@ class Scopes:
         return pack_scopes(scopes) if self._are_nested and _are_within_limits(scopes) else ((), ())
 
     def _find_outputs(self, given: Sequence[Any]) -> None:
-        """Find what each call gave: tensors made in it that are used after it, or that the model gives."""
+        """Find what each call gave: tensors made in it that are used after it, or that the model gives.
+
+        Where a call makes a node that gives a tensor of the caller's as it is, the trace takes that node for the tensor ever
+        after. Such a tensor is given by the call only if nothing else is.
+        """
         self._root.outputs = [node for node in given if _is_tensor(node)]
         last_uses: dict[fx.Node, float] = {node: math.inf for node in given if isinstance(node, fx.Node)}
         for number, (user, _) in reversed(list(enumerate(self._makers))):
@@ -133,6 +139,10 @@ class Scopes:
                 if call is self._root or last_uses.get(node, -1) < call.end or not _is_tensor(node):
                     break
                 call.outputs.append(node)
+        numbers = {node: number for number, (node, _) in enumerate(self._makers)}
+        for call in self._calls[1:]:
+            own = [node for node in call.outputs if numbers.get(_itself(node), -1) >= call.begin]
+            call.outputs = own or call.outputs
 
 
 def _bodies(node: fx.Node) -> Iterator[fx.Graph]:
@@ -148,6 +158,35 @@ def _common(lists: list[list[_Name]]) -> list[_Name]:
     """Return the items with which all lists begin."""
     same = itertools.takewhile(lambda items: len(set(items)) == 1, zip(*lists, strict=False))
     return [items[0] for items in same]
+
+
+def _itself(node: fx.Node) -> fx.Node:
+    """Return the node that made the very tensor that a node gives."""
+    while node.target in _GIVES_ITS_ARGUMENT:
+        first: Any = node.args[0]
+        if not _is_tensor(first) or _memory(first) != _memory(node):
+            break
+        node = first
+    return node
+
+
+def _memory(node: fx.Node) -> tuple[Any, ...]:
+    """Return how a node's tensor lies in memory; sizes as text, since to compare symbols may add assumptions to a trace."""
+    tensor = node.meta["val"]
+    strides = str(tensor.stride()) if tensor.layout is torch.strided else ""
+    return tensor.dtype, tensor.device, tensor.layout, str(tensor.shape), strides
+
+
+_GIVES_ITS_ARGUMENT: set[Any] = {
+    torch.ops.aten.to.dtype,
+    torch.ops.aten.to.dtype_layout,
+    torch.ops.aten.to.device,
+    torch.ops.aten.to.other,
+    torch.ops.aten.type_as.default,
+    torch.ops.aten.contiguous.default,
+    torch.ops.aten.dropout.default,
+}
+"""Operators that give their first argument itself where it is as they would make it."""
 
 
 def _is_tensor(node: Any) -> bool:
