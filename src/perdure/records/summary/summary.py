@@ -204,6 +204,34 @@ class Summary:
 
     def __str__(self) -> str:
         """Return the tree of its modules and its totals as text."""
+        return self.to_text()
+
+    def to_text(self, *, width: int | None = None) -> str:
+        """Return the tree of its modules and its totals as text, in lines of at most so many columns."""
         from perdure.records.summary.text import to_text
 
-        return to_text(self)
+        return to_text(self, width=width)
+
+    def to_json(self) -> str:
+        """Return all of it as JSON, with exact figures."""
+        from perdure.records.summary.data import to_json
+
+        return to_json(self)
+
+    def to_csv(self) -> str:
+        """Return a table with a line for each module, with exact figures."""
+        from perdure.records.summary.table import to_csv
+
+        return to_csv(self)
+
+    def to_markdown(self) -> str:
+        """Return the tree and the totals as Markdown."""
+        from perdure.records.summary.table import to_markdown
+
+        return to_markdown(self)
+
+    def to_html(self) -> str:
+        """Return a page of its own, which loads nothing, with a treemap that zooms and a table."""
+        from perdure.records.summary.page import to_html
+
+        return to_html(self)
