@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import collections
 import io
 import json
@@ -104,3 +105,11 @@ def test_half_a_surrogate_pair_in_a_message_is_escaped() -> None:
     with pytest.raises(PerdureError, match=r"\\ud800") as caught:
         perdure.open(torch_zip(pickled(plain({"w": wrong}), 2)))
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["list", "set", "dict", "bytearray", "OrderedDict", "Counter", "deque", "defaultdict"])
+def test_a_container_that_is_made_without_a_call_is_empty(kind: str) -> None:
+    module = "builtins" if hasattr(builtins, kind) else "collections"
+    made = pickled(plain({"x": new(f"{module}:{kind}", [])}), 2)
+    filled = pickled(plain({"x": new(f"{module}:{kind}", [1, 2])}), 2)
+    assert pickle.loads(filled) == pickle.loads(made) == perdure.load_checkpoint(filled) == perdure.load_checkpoint(made)

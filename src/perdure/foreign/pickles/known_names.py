@@ -9,6 +9,7 @@ from perdure.foreign.inert import Named
 from perdure.foreign.pickles.calls import Builder
 from perdure.foreign.pickles.numpy_names import NUMPY_BUILDERS, NUMPY_REFERENCES
 from perdure.foreign.pickles.plain_names import (
+    FILLED_WHEN_CALLED,
     HARMLESS_FACTORIES,
     HOLDING,
     LIVE,
@@ -37,6 +38,7 @@ __all__ = [
     "BUILDERS",
     "CONSTANTS",
     "COPYING",
+    "FILLED_WHEN_CALLED",
     "HARMLESS_FACTORIES",
     "HOLDING",
     "LIVE",

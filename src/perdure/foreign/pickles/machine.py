@@ -203,7 +203,8 @@ class Machine(Tape):
                 raise MisuseError
             if builder is known_names.load_nested and self._nested is not None and how == "called":
                 return self._nested(known_names.nested_octets(*args))
-            return builder(*args)
+            is_empty = how == "instance" and builder in known_names.FILLED_WHEN_CALLED
+            return builder() if is_empty else builder(*args)
         except MisuseError:
             self.note(what, "misused")
             return NotImplemented

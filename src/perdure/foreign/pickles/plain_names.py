@@ -354,6 +354,11 @@ PLAIN_COPYING: frozenset[Any] = frozenset(
 )
 """Builders that copy what they are given, or take time in proportion to it."""
 
+FILLED_WHEN_CALLED: frozenset[Any] = frozenset(
+    (_make_list, _make_set, _make_dict, _make_ordered, _make_counter, _make_defaultdict, _make_deque, _make_bytearray)
+)
+"""Builders of containers that Python fills in `__init__`: an instance made without a call is empty."""
+
 LIVE: frozenset[Any] = frozenset([_make_logger])
 """Builders of what the process that unpickles has already, and would change by giving it a state."""
 
