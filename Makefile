@@ -79,6 +79,7 @@ bench: $(READY)
 	$(BIN)/python bench/save_load.py --models big --groups pth
 	$(BIN)/python bench/convert.py
 	$(BIN)/python bench/whole_models.py
+	$(BIN)/python bench/summary.py
 
 sweep: $(READY)
 	$(BIN)/python bench/sweep.py

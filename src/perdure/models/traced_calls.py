@@ -115,11 +115,11 @@ NOISY = "torch.fx.experimental.symbolic_shapes"
 
 
 @contextlib.contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Keep a logger from warnings for a while."""
+def quiet(logger: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Keep a logger from saying for a while what is below a level."""
     found = logging.getLogger(logger)
     before = found.level
-    found.setLevel(logging.ERROR)
+    found.setLevel(level)
     try:
         yield
     finally:

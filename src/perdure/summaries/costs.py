@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from perdure.errors import InputError, UnsupportedModelError
 from perdure.models.examples import Example
 from perdure.models.preserving import in_mode
 from perdure.models.reaching import Reached
-from perdure.models.traced_calls import first_lines
+from perdure.models.traced_calls import first_lines, quiet
 from perdure.summaries.contentless import Contentless, exchange, mode_of
 from perdure.summaries.conventions.counting import Counter
 from perdure.summaries.following import Followed, Follower, call_followed, eagerly
@@ -156,6 +157,9 @@ class _Staged:
     arguments: Callable[[Example], Example]
 
 
+_FAKES = "torch._subclasses.fake_tensor"
+
+
 @contextlib.contextmanager
 def _staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[_Staged]:
     """Set a model up to be followed. Afterwards all is as it was."""
@@ -169,7 +173,7 @@ def _staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[_Staged
         contentless = Contentless(device_of(model), mode_of(tensors))
         exchange(model, contentless.of)
         held = contentless.made
-        with contentless.mode:
+        with contentless.mode, quiet(_FAKES, logging.CRITICAL):  # it reports each failure, which is reported here
             yield _Staged(held, lambda example: pytree.tree_map_only(torch.Tensor, contentless.of, example))
 
 
