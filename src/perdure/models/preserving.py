@@ -59,22 +59,34 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[Before]:
 
 @contextlib.contextmanager
 def _with_training(model: nn.Module, training: bool) -> Iterator[None]:
-    modes = [(vars(module), module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if _has_mode(module)]
     try:
-        for attributes, _ in modes:
-            attributes["training"] = training
+        for module, _ in modes:
+            _set_mode(module, training)
         yield
     finally:
-        for attributes, before in modes:
-            attributes["training"] = before
+        for module, before in modes:
+            _set_mode(module, before)
+
+
+def _has_mode(module: nn.Module) -> bool:
+    """Tell whether a module has a mode itself: one that wraps another may have that one's, and a frozen one has none."""
+    return "training" in vars(module) or (isinstance(module, torch.jit.ScriptModule) and hasattr(module, "training"))
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    if "training" in vars(module):
+        vars(module)["training"] = training
+    else:
+        module.training = training
 
 
 def _check_initialised(model: nn.Module) -> None:
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise UnsupportedModelError(
-                f"running {type(model).__name__}: {name} has no shape before the model first runs. Run it once, and save it "
-                f"then."
+                f"running {type(model).__name__}: {name} has no shape before the model first runs. Run it once "
+                f"before."
             )
 
 
@@ -90,11 +102,13 @@ class Before:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        things = list(Reached(model).things.values())
+        reached = Reached(model).things
+        things = list(reached.values())
         holders = [*model.modules(), *(thing for thing in things if _has_attributes(thing))]
         self._attributes = [(vars(holder), dict(vars(holder))) for holder in {id(one): one for one in holders}.values()]
         self._containers = [(thing, copy.copy(thing)) for thing in things if is_container(thing)]
         tensors = [thing for thing in things if isinstance(thing, torch.Tensor)]
+        tensors += [buffer for buffer in model.buffers() if id(buffer) not in reached]  # of TorchScript
         self._buffers = [_Content(tensor) for tensor in tensors if not isinstance(tensor, nn.Parameter)]
         self._parameters = [(name, tensor, _version_of(tensor)) for name, tensor in model.named_parameters()]
         self._arrays = [

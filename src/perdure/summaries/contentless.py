@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from perdure.models.containers import is_container
 from perdure.models.plain_objects import is_plain_object
@@ -32,7 +33,8 @@ class Contentless:
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the counterpart of a tensor, always the same one; those of one memory share it too."""
         if id(tensor) not in self._made:
-            self._made[id(tensor)] = (tensor, self._make(tensor))
+            with _disable_current_modes():
+                self._made[id(tensor)] = (tensor, self._make(tensor))
         return self._made[id(tensor)][1]
 
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from perdure.errors import InputError, UnsupportedModelError
+from perdure.errors import InputError, PerdureError, UnsupportedModelError
 from perdure.models.examples import Example
-from perdure.models.preserving import in_mode
-from perdure.models.reaching import Reached
-from perdure.models.traced_calls import first_lines, quiet
-from perdure.summaries.contentless import Contentless, exchange, mode_of
+from perdure.models.traced_calls import first_lines
 from perdure.summaries.conventions.counting import Counter
-from perdure.summaries.following import Followed, Follower, call_followed, eagerly
+from perdure.summaries.following import Followed, Follower, call_followed
 from perdure.summaries.ledger import Ledger, bytes_of
-from perdure.summaries.tensors import tensors_in
+from perdure.summaries.staging import deeply, held_by, staged
 from perdure.summaries.training_steps import Loss, NewOptimizer, Step, follow_step
 
 
@@ -52,6 +45,7 @@ class Costs:
     ran: str = "fake tensors"
 
 
+@deeply()
 def costs_of(
     model: nn.Module,
     examples: Sequence[Example],
@@ -75,12 +69,15 @@ def costs_of(
     """
     try:
         costs = _inference(model, examples, new_counter(), real=False)
+    except PerdureError:
+        raise
     except Exception as error:  # whatever the model's code raises on tensors without content
         costs = _inference_on_real(model, examples, new_counter, error)
     if new_optimizer is not None:
         costs.backward = new_counter()
         for example in examples:
-            step = _training(model, example, (new_counter(), costs.backward), new_optimizer, loss)
+            step, backward = _training(model, example, new_counter, new_optimizer, loss)
+            costs.backward.counts += backward.counts
             costs.step = step if costs.step is None or step.peak_bytes > costs.step.peak_bytes else costs.step
     return costs
 
@@ -90,7 +87,7 @@ def _inference_on_real(
 ) -> Costs:
     """Follow calls on the model's own tensors, since its code asks for values."""
     name = type(model).__name__
-    if any(tensor.is_meta for tensor in itertools.chain(model.parameters(), model.buffers())):
+    if _is_on_meta(model):
         raise UnsupportedModelError(
             f"following {name}: it fails on tensors without content, and its own are on meta: {first_lines(error)}\nPass "
             f"an example that fits, or a model with weights, if what it does depends on values."
@@ -103,13 +100,16 @@ def _inference_on_real(
     return costs
 
 
+def _is_on_meta(model: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in held_by(model))
+
+
 def _inference(model: nn.Module, examples: Sequence[Example], counter: Counter, *, real: bool) -> Costs:
     costs = Costs({}, counter)
     for example in examples:
-        with _staged(model, training=False, real=real) as staged, _without_gradients(counter):
-            held = staged.held
-            args, kwargs = staged.arguments(example)
-            inputs = list(tensors_in((args, kwargs)))
+        with staged(model, training=False, real=real) as stage, _without_gradients(counter):
+            args, kwargs = stage.arguments(example)
+            held, inputs = stage.held, held_by((args, kwargs))
             follower = Follower(Ledger([*held, *inputs]), counter, modules=costs.modules)
             with follower:
                 call_followed(model, follower, args, kwargs)
@@ -127,67 +127,35 @@ def _without_gradients(counter: Counter) -> contextlib.AbstractContextManager[An
 def _training(
     model: nn.Module,
     example: Example,
-    counters: tuple[Counter, Counter],
+    new_counter: Callable[[], Counter],
     new_optimizer: NewOptimizer,
     loss: Loss | None,
-) -> Step:
-    try:
-        with _staged(model, training=True, real=False) as staged:
-            args, kwargs = staged.arguments(example)
-            ledger = Ledger([*staged.held, *tensors_in((args, kwargs))])
-            follower = Follower(ledger, counters[0], counters[1])
-            return follow_step(model, (args, kwargs), follower, new_optimizer, loss)
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"following a step of training of {type(model).__name__}: {first_lines(error)}\nPass loss= where its output "
-            f"alone gives none, or leave optimizer= out."
-        ) from error
+) -> tuple[Step, Counter]:
+    """Follow a step of training on tensors without content or, where that fails, on real ones that are not the model's.
 
-
-@dataclasses.dataclass(frozen=True)
-class _Staged:
-    """A model that is set up to be followed.
-
-    Attributes:
-        held: all tensors that it holds, registered or not.
-        arguments: makes an example fit.
+    Returns:
+        What it took, and the operations of its backward pass.
     """
 
-    held: list[torch.Tensor]
-    arguments: Callable[[Example], Example]
+    def step(*, real: bool) -> tuple[Step, Counter]:
+        backward = new_counter()
+        with torch.inference_mode(False), staged(model, training=True, real=real) as stage:
+            args, kwargs = stage.arguments(example)
+            ledger = Ledger([*stage.held, *held_by((args, kwargs))])
+            follower = Follower(ledger, new_counter(), backward)
+            return follow_step(model, (args, kwargs), follower, new_optimizer, loss), backward
 
-
-_FAKES = "torch._subclasses.fake_tensor"
-
-
-@contextlib.contextmanager
-def _staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[_Staged]:
-    """Set a model up to be followed. Afterwards all is as it was."""
-    with in_mode(model, training=training), eagerly(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if real:
-            held = [thing for thing in Reached(model).things.values() if isinstance(thing, torch.Tensor)]
-            yield _Staged(held, lambda example: on_device_of(model, example))
-            return
-        tensors = itertools.chain(model.parameters(), model.buffers())
-        contentless = Contentless(device_of(model), mode_of(tensors))
-        exchange(model, contentless.of)
-        held = contentless.made
-        with contentless.mode, quiet(_FAKES, logging.CRITICAL):  # it reports each failure, which is reported here
-            yield _Staged(held, lambda example: pytree.tree_map_only(torch.Tensor, contentless.of, example))
-
-
-def on_device_of(model: nn.Module, example: Example) -> Example:
-    """Return an example with tensors of its own, where the model is; of those on `meta`, zeros."""
-    device = device_of(model)
-
-    def own(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.detach().clone()
-
-    return pytree.tree_map_only(torch.Tensor, own, example)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return where a model is; of one on `meta`, where it shall seem to be."""
-    first: Any = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None or first.is_meta else first.device
+    try:
+        try:
+            return step(real=False)
+        except Exception as error:  # whatever the model's code raises on tensors without content
+            if isinstance(error, PerdureError) or _is_on_meta(model):
+                raise
+            return step(real=True)
+    except PerdureError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"following a step of training of {type(model).__name__}: {first_lines(error)}\nPass another optimizer or "
+            f"loss, or leave optimizer= out."
+        ) from error

@@ -21,6 +21,7 @@ from perdure.records.module_calls import Scope
 from perdure.records.summary.summary import ModuleCall, Shape
 from perdure.summaries.conventions.counting import Counter
 from perdure.summaries.ledger import Ledger
+from perdure.summaries.lenient_kernels import run_operator
 from perdure.summaries.tensors import shapes_in, tensors_in
 from perdure.summaries.workspaces import workspace_of
 
@@ -42,6 +43,7 @@ class Follower(TorchDispatchMode):
         ledger: keeps account of memory.
         counter: counts the operations of forward passes.
         backward: counts those of backward passes.
+        differentiates: what runs is the backward pass; what a model differentiates itself belongs to its forward pass.
         scalar: where set, what a tensor without content has as its value.
     """
 
@@ -59,18 +61,23 @@ class Follower(TorchDispatchMode):
         self.ledger = ledger
         self.counter = counter
         self.backward = backward
+        self.differentiates = False
         self.scalar: Any = None
-        self._paths = [""]
+        self._calls: list[tuple[str, int | None]] = [("", None)]
         self._path_of_node: dict[int, str] = {}
 
     @property
     def path(self) -> str:
-        """The path of the module that is running."""
-        return self._paths[-1]
+        """The path of the module that runs, or whose forward pass is being differentiated."""
+        path, node = self._calls[-1]
+        current = _current_node()
+        return path if current == node else self._path_of_node.get(current or 0, "")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default:
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):  # it makes others of it, which come here next
+            return NotImplemented
+        if func.namespace == "prim":
             return func(*args, **kwargs)
         if self.scalar is not None and func is torch.ops.aten._local_scalar_dense.default:
             return self.scalar
@@ -80,7 +87,7 @@ class Follower(TorchDispatchMode):
                 return self.counter.of_alternatives([functools.partial(branch, *operands) for branch in branches])
         if _is_composite(func):  # in inference mode they come here whole
             return self._taken_apart(func, args, kwargs)
-        out = func(*args, **kwargs)
+        out = run_operator(func, args, kwargs)
         workspace = workspace_of(func, args, out)
         if workspace is not None and workspace.kept_bytes and isinstance(out[-1], FakeTensor):
             out = (*out[:-1], out[-1].new_empty(workspace.kept_bytes, dtype=torch.uint8))
@@ -103,30 +110,35 @@ class Follower(TorchDispatchMode):
         return out
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        node = torch._C._current_autograd_node()
-        if node is None:
-            self._path_of_node[_get_sequence_nr() - 1] = self.path
-            self.counter.on_operator(func, args, kwargs, out, self.path)
-        elif self.backward is not None:
-            path = self._path_of_node.get(node._sequence_nr(), "")
-            self.backward.on_operator(func, args, kwargs, out, path)
+        path = self.path
+        if torch.is_grad_enabled():
+            self._path_of_node[_get_sequence_nr() - 1] = path
+        counter = self.backward if self.differentiates else self.counter
+        if counter is not None:
+            counter.on_operator(func, args, kwargs, out, path)
 
     def enter(self, path: str) -> None:
         """A module's call begins."""
-        self._paths.append(path)
+        self._calls.append((path, _current_node()))
         self.ledger.open()
 
     def leave(self, shapes: ModuleCall) -> None:
         """The call that began last ends."""
-        found = self.modules.setdefault(self._paths.pop(), Followed())
+        found = self.modules.setdefault(self._calls.pop()[0], Followed())
         found.n_calls += 1
         found.calls[shapes] = None
         found.activation_bytes = max(found.activation_bytes, self.ledger.close())
 
     def abandon(self) -> None:
         """The call that runs failed."""
-        self._paths.pop()
+        self._calls.pop()
         self.ledger.close()
+
+
+def _current_node() -> int | None:
+    """Return the number of what autograd is differentiating; None where it is not."""
+    node = torch._C._current_autograd_node()
+    return None if node is None else node._sequence_nr()
 
 
 @functools.cache

@@ -51,7 +51,11 @@ def checked_shape(sizes: Any) -> tuple[int, ...]:
 
 
 def _tensor(sizes: Any, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(checked_shape(sizes), dtype=dtype, device="meta")
+    shape = checked_shape(sizes)
+    try:
+        return torch.empty(shape, dtype=dtype, device="meta")
+    except (RuntimeError, TypeError):  # more than PyTorch can number
+        raise InputError(f"summarizing: no tensor can be as large as {shape!r} in input_size.") from None
 
 
 def _floating_type(model: nn.Module) -> torch.dtype:

@@ -15,12 +15,13 @@ from perdure.errors import InputError, UnsupportedModelError
 from perdure.models.examples import Example
 from perdure.models.preserving import in_mode
 from perdure.models.traced_calls import first_lines
-from perdure.summaries.costs import on_device_of
+from perdure.summaries.staging import OwnCopies, deeply, device_of, with_tensors
 
 LEAST_RUNS = 5
 LEAST_SECONDS = 0.5
 
 
+@deeply()
 def latency_of(model: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
     """Measure the median time of each module in a forward pass of all examples, in seconds, by its path.
 
@@ -37,7 +38,8 @@ def latency_of(model: nn.Module, examples: Sequence[Example]) -> dict[str, float
         raise UnsupportedModelError(f"measuring {name}: it is on meta, where nothing is computed. Leave latency= out.")
     runs: list[dict[str, float]] = []
     with in_mode(model, training=False) as before, torch.no_grad():
-        ready = [on_device_of(model, example) for example in examples]
+        own = OwnCopies(device_of(model))
+        ready = [with_tensors(example, own.of) for example in examples]
         try:
             _run(model, ready)
             start = time.perf_counter()

@@ -15,6 +15,7 @@ from perdure.records.manifest import PARTS
 from perdure.records.summary.rows import rows_of
 from perdure.records.summary.sharing import Place, own_bytes
 from perdure.records.summary.summary import Shape, SummaryRow, SummaryTensor
+from perdure.summaries.tensors import shape_of
 from perdure.weights.dtypes import short_name
 
 
@@ -72,12 +73,8 @@ def is_lazy(tensor: torch.Tensor) -> bool:
 
 
 def _shape(tensor: torch.Tensor) -> Shape:
-    """Return the sizes of a tensor; of a nested one, whose sizes are not all one number, how many elements it has."""
-    if is_lazy(tensor):
-        return (0,)
-    if tensor.is_nested:
-        return (tensor.numel(),)
-    return tuple(int(size) for size in tensor.shape)
+    """Return the sizes of a tensor."""
+    return (0,) if is_lazy(tensor) else shape_of(tensor)
 
 
 def _places(tensor: torch.Tensor) -> tuple[Place, ...]:

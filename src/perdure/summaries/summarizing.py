@@ -67,8 +67,8 @@ def summarize(
         >>> print(perdure.summarize(model, input_size=(1, 3, 224, 224)))
         >>> perdure.summarize("old.pth").n_parameters
     """
-    if depth is not None and depth < 0:
-        raise InputError(f"summarizing: depth= is a number of levels below the model, not {depth}.")
+    if depth is not None and (type(depth) is not int or depth < 0):
+        raise InputError(f"summarizing: depth= is a number of levels below the model, not {depth!r}.")
     if isinstance(model_or_path, str | os.PathLike):
         if latency or loss is not None:
             raise InputError("summarizing a file: latency= and loss= are for modules. Load the model and summarize it.")

@@ -30,4 +30,11 @@ def tensors_in(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
 
 def shapes_in(*values: Any) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of the tensors in nestings."""
-    return tuple(tuple(map(int, tensor.shape)) for value in values for tensor in tensors_in(value))
+    return tuple(shape_of(tensor) for value in values for tensor in tensors_in(value))
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the sizes of a tensor; of a nested one, whose sizes are not all one number, how many elements it has."""
+    if tensor.is_nested:
+        return (int(tensor.numel()) if tensor.layout is torch.strided else tensor.values().numel(),)
+    return tuple(map(int, tensor.shape))

@@ -44,12 +44,14 @@ def follow_step(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise InputError("no parameter of it gets gradients.")
+        raise InputError(f"following a step of training: no parameter of {type(model).__name__} gets gradients. Leave optimizer= out.")
     optimizer = new_optimizer(parameters)
     ledger = follower.ledger
     with follower, torch.enable_grad():
         kept = [_loss_of(model, example, follower, loss)]
+        follower.differentiates = True
         kept[0][0].backward()
+        follower.differentiates = False
         peak = ledger.peak_bytes
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         ledger.peak_bytes = 0
@@ -72,7 +74,10 @@ def _loss_of(model: nn.Module, example: Example, follower: Follower, loss: Loss 
         return own, out
     terms = [tensor.sum() for tensor in tensors_in(out) if tensor.requires_grad]
     if not terms:
-        raise InputError("nothing that it gives can be differentiated.")
+        raise InputError(
+            f"following a step of training: nothing that {type(model).__name__} gives can be differentiated. Pass loss=, or "
+            f"leave optimizer= out."
+        )
     return torch.stack([term.float() for term in terms]).sum() if len(terms) > 1 else terms[0], out
 
 
