@@ -85,8 +85,7 @@ def _check_initialised(model: nn.Module) -> None:
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise UnsupportedModelError(
-                f"running {type(model).__name__}: {name} has no shape before the model first runs. Run it once "
-                f"before."
+                f"running {type(model).__name__}: {name} has no shape before the model first runs. Run it once before."
             )
 
 

@@ -17,14 +17,14 @@ _LEAVES = (str, bytes, int, float, complex, type(None), type, types.FunctionType
 
 
 class Reached:
-    """Everything that a model holds, however deeply, each thing once. Weak references are not followed.
+    """Everything that a model, or anything else, holds, however deeply, each thing once. Weak references are not followed.
 
     Attributes:
         things: all of it, by `id`; held here, so that an id stays its own.
         shared: the containers among them that hang at more than one place: a change at one is seen at the others.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.things: dict[int, Any] = {}
         self.shared: dict[int, Any] = {}
         again: set[int] = set()

@@ -37,6 +37,10 @@ class Contentless:
                 self._made[id(tensor)] = (tensor, self._make(tensor))
         return self._made[id(tensor)][1]
 
+    def leave(self, tensor: torch.Tensor) -> None:
+        """Leave a tensor where it is; the mode makes its counterpart, the same one for all operators that get it."""
+        self._made[id(tensor)] = (tensor, self.mode.from_tensor(tensor))
+
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:
         if type(tensor) not in (torch.Tensor, nn.Parameter, FakeTensor) or _is_special(tensor):
             made = self.mode.from_tensor(tensor)

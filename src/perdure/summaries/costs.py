@@ -87,6 +87,11 @@ def _inference_on_real(
 ) -> Costs:
     """Follow calls on the model's own tensors, since its code asks for values."""
     name = type(model).__name__
+    if isinstance(error, RecursionError):
+        raise UnsupportedModelError(
+            f"following {name}: its modules, or their calls, are nested more deeply than Python lets them. Raise that limit "
+            f"by sys.setrecursionlimit."
+        ) from error
     if _is_on_meta(model):
         raise UnsupportedModelError(
             f"following {name}: it fails on tensors without content, and its own are on meta: {first_lines(error)}\nPass "

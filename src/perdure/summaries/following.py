@@ -85,7 +85,7 @@ class Follower(TorchDispatchMode):
             _, *branches, operands = args
             with self:
                 return self.counter.of_alternatives([functools.partial(branch, *operands) for branch in branches])
-        if _is_composite(func):  # in inference mode they come here whole
+        if _is_composite(func) and not any(tensor.is_nested for tensor in tensors_in((args, kwargs))):
             return self._taken_apart(func, args, kwargs)
         out = run_operator(func, args, kwargs)
         workspace = workspace_of(func, args, out)
@@ -99,7 +99,7 @@ class Follower(TorchDispatchMode):
         return out
 
     def _taken_apart(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operator as those that it is made of."""
+        """Run an operator as those that it is made of; in inference mode such come here whole."""
         out = None
         self.counter.enter(func)
         try:
@@ -111,8 +111,9 @@ class Follower(TorchDispatchMode):
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         path = self.path
-        if torch.is_grad_enabled():
-            self._path_of_node[_get_sequence_nr() - 1] = path
+        self._path_of_node.setdefault(
+            _get_sequence_nr() - 1, path
+        )  # of the operator itself, if it has a node, as of now
         counter = self.backward if self.differentiates else self.counter
         if counter is not None:
             counter.on_operator(func, args, kwargs, out, path)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from perdure.errors import UnsupportedModelError
@@ -21,6 +22,7 @@ from perdure.models.preserving import in_mode
 from perdure.models.reaching import Reached
 from perdure.summaries.contentless import Contentless, exchange, mode_of
 from perdure.summaries.following import eagerly
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -59,7 +61,10 @@ def staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[Stage]:
         contentless = Contentless(device_of(model), mode_of(_registered(model)))
         exchange(model, contentless.of)
         _check_exchanged(model, trained)
-        held = [*contentless.made, *_registered(model)]
+        for tensor in _registered(model):
+            if not isinstance(tensor, FakeTensor):
+                contentless.leave(tensor)
+        held = contentless.made
         with contentless.mode:
             yield Stage(held, lambda example: with_tensors(example, contentless.of))
 
@@ -68,8 +73,8 @@ def _check_exchanged(model: nn.Module, trained: list[nn.Parameter]) -> None:
     held = {id(parameter) for parameter in model.parameters()}
     if any(id(parameter) in held for parameter in trained):
         raise UnsupportedModelError(
-            f"following a step of training of {type(model).__name__}: it holds parameters that cannot be exchanged for others, "
-            f"as those of TorchScript, and training would change them. Leave optimizer= out."
+            f"following a step of training of {type(model).__name__}: it holds parameters that cannot be exchanged for "
+            f"others, as those of TorchScript, and training would change them. Leave optimizer= out."
         )
 
 
@@ -112,12 +117,11 @@ def with_tensors(example: Example, other: Callable[[torch.Tensor], torch.Tensor]
 def held_by(holder: nn.Module | Example) -> list[torch.Tensor]:
     """Return all tensors that a model or an example holds, registered or not."""
     found = [thing for thing in Reached(holder).things.values() if isinstance(thing, torch.Tensor)]
-    if isinstance(holder, nn.Module):  # modules of TorchScript hold theirs out of Python's sight
-        found += _registered(holder)
-    return list({id(tensor): tensor for tensor in found}.values())
+    return [*found, *_registered(holder)] if isinstance(holder, nn.Module) else found
 
 
 def _registered(model: nn.Module) -> list[torch.Tensor]:
+    """Return parameters and buffers; modules of TorchScript hold theirs where nothing else of Python reaches them."""
     return [*model.parameters(), *model.buffers()]
 
 

@@ -44,7 +44,9 @@ def follow_step(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise InputError(f"following a step of training: no parameter of {type(model).__name__} gets gradients. Leave optimizer= out.")
+        raise InputError(
+            f"following a step of training: no parameter of {type(model).__name__} gets gradients. Leave optimizer= out."
+        )
     optimizer = new_optimizer(parameters)
     ledger = follower.ledger
     with follower, torch.enable_grad():
