@@ -16,7 +16,7 @@ from perdure.models.traced_calls import first_lines
 from perdure.summaries.conventions.counting import Counter
 from perdure.summaries.following import Followed, Follower, call_followed
 from perdure.summaries.ledger import Ledger, bytes_of
-from perdure.summaries.staging import deeply, held_by, staged
+from perdure.summaries.staging import held_by, staged
 from perdure.summaries.training_steps import Loss, NewOptimizer, Step, follow_step
 
 
@@ -45,7 +45,6 @@ class Costs:
     ran: str = "fake tensors"
 
 
-@deeply()
 def costs_of(
     model: nn.Module,
     examples: Sequence[Example],

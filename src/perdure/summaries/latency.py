@@ -21,7 +21,6 @@ LEAST_RUNS = 5
 LEAST_SECONDS = 0.5
 
 
-@deeply()
 def latency_of(model: nn.Module, examples: Sequence[Example]) -> dict[str, float]:
     """Measure the median time of each module in a forward pass of all examples, in seconds, by its path.
 
@@ -37,7 +36,7 @@ def latency_of(model: nn.Module, examples: Sequence[Example]) -> dict[str, float
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UnsupportedModelError(f"measuring {name}: it is on meta, where nothing is computed. Leave latency= out.")
     runs: list[dict[str, float]] = []
-    with in_mode(model, training=False) as before, torch.no_grad():
+    with in_mode(model, training=False) as before, deeply(), torch.no_grad():
         own = OwnCopies(device_of(model))
         ready = [with_tensors(example, own.of) for example in examples]
         try:

@@ -20,8 +20,11 @@ from perdure.errors import UnsupportedModelError
 from perdure.models.examples import Example
 from perdure.models.preserving import in_mode
 from perdure.models.reaching import Reached
+from perdure.models.traced_calls import quiet
 from perdure.summaries.contentless import Contentless, exchange, mode_of
 from perdure.summaries.following import eagerly
+
+_FAKES = "torch._subclasses.fake_tensor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,8 @@ def staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[Stage]:
     Raises:
         UnsupportedModelError: a parameter cannot be exchanged, and training would change it.
     """
-    with in_mode(model, training=training), eagerly(), _quietly():
+    with in_mode(model, training=training), deeply(), eagerly(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if training else []
         if real:
             own = OwnCopies(device_of(model))
@@ -65,7 +69,7 @@ def staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[Stage]:
             if not isinstance(tensor, FakeTensor):
                 contentless.leave(tensor)
         held = contentless.made
-        with contentless.mode:
+        with contentless.mode, quiet(_FAKES, logging.CRITICAL):  # it reports each failure, which is reported here
             yield Stage(held, lambda example: with_tensors(example, contentless.of))
 
 
@@ -132,22 +136,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Let neither warnings be seen nor what PyTorch logs of operators that fail without content."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled = log.disabled
-    log.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = disabled
-
-
-@contextlib.contextmanager
 def deeply() -> Iterator[None]:
-    """Let calls be nested more deeply than Python lets them: following takes frames of its own for each module."""
+    """Let calls be nested more deeply than Python lets them: following takes frames of its own for each module.
+
+    The limit is one of all threads: to be entered only where one thread at a time is.
+    """
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(2 * limit)
     try:
