@@ -93,9 +93,7 @@ def _run(options: argparse.Namespace, folder: str) -> tuple[Samples, list[str], 
 
 def _chosen(options: argparse.Namespace, model: str) -> list[str]:
     """The operations to run: the small model is saved and loaded, the rest is a matter of size."""
-    groups = options.groups or (
-        ["save", "load", "map", "use", "cold"] if model == "big" else ["save", "load", "map"]
-    )
+    groups = options.groups or (["save", "load", "map", "use", "cold"] if model == "big" else ["save", "load", "map"])
     return [
         operation.key
         for operation in OPERATIONS.values()

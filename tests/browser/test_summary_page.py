@@ -18,6 +18,8 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from golden.building import described
 from golden.models import hostile, resnet, shared, transformer
+from perdure.records.names import human_bytes
+from perdure.records.summary.figures import short
 from perdure.records.summary.page import to_html
 from perdure.records.summary.summary import Summary, SummaryTensor
 
@@ -112,7 +114,7 @@ def test_the_model_and_its_totals_are_shown(show: Show) -> None:
     assert sizes(browser)["layer4"] == found["layer4"].n_parameters
     assert len(browser.find_elements(By.CSS_SELECTOR, "#rows tbody tr")) == len(found.rows)
     check_areas(browser, found.n_parameters)
-    assert "1 more are too small" in browser.find_element(By.ID, "missing").text  # bn1: 128 of 11,689,512
+    assert "1 more is too small" in browser.find_element(By.ID, "missing").text  # bn1: 128 of 11,689,512
 
 
 def test_a_click_opens_a_module_and_the_trail_leads_back(show: Show) -> None:
@@ -175,6 +177,9 @@ def test_other_measures(show: Show) -> None:
     choose(browser, "activations")  # peaks: those of the parts are more than that of the whole
     assert sizes(browser)["conv1"] == found["conv1"].activation_bytes
     check_areas(browser, sum(sizes(browser).values()))
+    said = cell(browser, "layer4").get_attribute("aria-label") or ""
+    assert said == f"layer4, {human_bytes(found['layer4'].activation_bytes or 0)}, opens", "its own peak, and no share"
+    assert "no measure of its own peak" in browser.find_element(By.ID, "missing").text
     choose(browser, "time")
     assert sizes(browser)["fc"] == found["fc"].seconds
 
@@ -215,7 +220,7 @@ def test_hostile_names_are_text(show: Show) -> None:
     names = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#rows tbody td:first-child")]
     assert "<script>alert(1)</script>" in names and "</script><!--" in names
     assert "\\x202eright\\x2066.\\x2028" in names
-    assert all(len(name) <= 300 for name in names) and any(name.startswith("xxx") for name in names)
+    assert all(len(name) <= 300 for name in names) and any(name.startswith("汉字") for name in names)
     check_areas(browser, found.n_parameters)
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 
@@ -241,6 +246,14 @@ def test_an_empty_model_and_figures_beyond_the_browsers(show: Show) -> None:
     large = described("large.gguf", SummaryTensor("w.w", "Q4_K", (2**60 + 1,), 2**59 + 1))
     browser = show(large)
     assert "1,152,921,504,606,846,977" in browser.find_element(By.ID, "details").text
+
+
+def test_figures_are_those_of_the_text(show: Show) -> None:
+    browser = show(resnet())
+    for number in (0, 7, 1023, 1024, 139_520, 2**20 - 1, 2**20, 3 * 2**30 + 2**28, 10**15):
+        assert browser.execute_script("return short(arguments[0], 'bytes')", number) == human_bytes(number)
+    for number in (0, 999, 1000, 1255, 12_250, 12_350, 99_950, 999_499, 999_500, 11_689_512, 10**13 + 1):
+        assert browser.execute_script("return short(arguments[0], 'number')", number) == short(number)
 
 
 def test_the_layout_of_any_sizes(show: Show) -> None:

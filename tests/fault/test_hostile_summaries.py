@@ -36,6 +36,12 @@ def test_a_name_of_a_hundred_thousand_dots() -> None:
     assert [tensor.name for row in found.rows for tensor in row.tensors] == ["a.b", name]
 
 
+def test_a_name_of_twenty_million_letters() -> None:
+    content = safetensors('{"%s": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}' % ("é" * 20_000_000))
+    with bounded(memory_bytes=300 * MIB, seconds=2):
+        assert len(str(summary_of(content))) < 1000
+
+
 def test_names_that_are_paths_empty_or_strange() -> None:
     names = ["a", "a.b", "a.b.c", ".", "..", ".w", "w.", "a..b", "a/b.c", "../x", "", " ", "0.0", "00.0"]
     found = summary_of(named(*names))

@@ -112,4 +112,6 @@ def test_a_container_that_is_made_without_a_call_is_empty(kind: str) -> None:
     module = "builtins" if hasattr(builtins, kind) else "collections"
     made = pickled(plain({"x": new(f"{module}:{kind}", [])}), 2)
     filled = pickled(plain({"x": new(f"{module}:{kind}", [1, 2])}), 2)
-    assert pickle.loads(filled) == pickle.loads(made) == perdure.load_checkpoint(filled) == perdure.load_checkpoint(made)
+    assert (
+        pickle.loads(filled) == pickle.loads(made) == perdure.load_checkpoint(filled) == perdure.load_checkpoint(made)
+    )

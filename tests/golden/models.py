@@ -102,7 +102,7 @@ def resnet() -> Summary:
     with torch.device("meta"):
         found = summary_of(ResNet(), torch.empty(1, 3, 224, 224), timed=True)
     return dataclasses.replace(
-        found, uncounted={"aten.batch_norm": 20, "aten.relu_": 17, "aten.add_": 8, "aten.mean": 1}
+        found, uncounted={"aten::batch_norm": 20, "aten::relu_": 17, "aten::add_": 8, "aten::mean": 1}
     )
 
 
@@ -132,7 +132,13 @@ def gguf() -> Summary:
         tensors.append(SummaryTensor(f"blk.{number}.attn_norm.weight", "float32", (4096,), 16384))
     tensors.append(SummaryTensor("output_norm.weight", "float32", (4096,), 16384))
     note = "Parameters and buffers are told apart by their names, which is a guess."
-    return described("model-Q4_K_M.gguf", *tensors, format="gguf", notes=(note,), facts={"architecture": "llama"})
+    return described(
+        "model-Q4_K_M.gguf",
+        *tensors,
+        format="gguf",
+        notes=(note,),
+        facts={"file_bytes": 1_600_000_000, "architecture": "llama"},
+    )
 
 
 def hostile() -> Summary:

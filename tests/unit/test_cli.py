@@ -20,9 +20,13 @@ from torch import nn
 import perdure
 from fault.forging import safetensors as raw_file
 from fault.forging import with_manifest
+from fault.gguf_forging import FORMS, gguf
 from perdure.cli.info_command import as_text
 from perdure.records.reports import TensorSpec
 from perdure.version import VERSION
+
+Q4_0, Q8_0 = 2, 8
+"""Types of GGUF, which have 18 and 34 bytes for 32 numbers."""
 
 
 def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -340,6 +344,17 @@ def test_layers_with_zeros_before_their_numbers(tmp_path: Path) -> None:
     perdure.save_weights(tensors, tmp_path / "it.safetensors")
     text = run("info", tmp_path / "it.safetensors").stdout
     assert "{00..11} × 12" in text and "{0..2} × 3" in text
+
+
+def test_layers_of_another_size_stand_alone(tmp_path: Path) -> None:
+    """Blocks of GGUF have the type that they are read as; by how many bytes they take they differ."""
+    infos, n = [], 0
+    for layer, (kind, n_bytes) in enumerate([(Q4_0, 18), (Q4_0, 18), (Q4_0, 18), (Q8_0, 34)]):
+        infos.append(FORMS[3].info(f"blk.{layer}.w", (32,), kind, n))
+        n += n_bytes + -n_bytes % 32
+    (tmp_path / "it.gguf").write_bytes(gguf([], infos, bytes(n)))
+    text = run("info", tmp_path / "it.gguf").stdout
+    assert "{0..2} × 3  18 bytes" in text and "3  34 bytes" in text
 
 
 @pytest.mark.parametrize("arguments", [["info"], ["check"], ["check", "--json"]])

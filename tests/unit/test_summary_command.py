@@ -113,7 +113,7 @@ def test_two_files(files: Path) -> None:
     expected = compare(summarize_file(files / "model.safetensors"), summarize_file(files / "wider.safetensors"))
     assert done.stdout == f"{expected}\n"
     data = json.loads(run("--json", files / "model.safetensors", files / "wider.safetensors").stdout)
-    assert data["same"] is False and len(data["comparison"]["changed"]) == len(expected.changed)
+    assert data == json.loads(json.dumps({"same": False, **dataclasses.asdict(expected)}))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,9 @@ def test_two_files(files: Path) -> None:
         (["--input-size", "1,-3", "model.safetensors"], 64, "such as 1,3,224,224"),
         (["--no-graph", "--stats", "model.safetensors"], 64, "goes with neither"),
         (["--html", "-", "--json", "model.safetensors"], 64, "only one of"),
-        (["--markdown", "model.safetensors", "sharded"], 64, "show one file"),
+        (["--markdown", "model.safetensors", "sharded"], 64, "are for one file"),
+        (["--stats", "model.safetensors", "sharded"], 64, "are for one file"),
+        (["--prefix", "layers", "--input-size", "1,4", "model.safetensors"], 64, "not for a prefix="),
         ([], 64, "Missing argument"),
     ],
 )
@@ -137,32 +139,56 @@ def test_exit_codes_and_messages(files: Path, arguments: list[str], code: int, m
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_terminal_gets_colour_and_its_width(files: Path) -> None:
-    def shown(**variables: str) -> str:
-        ours, theirs = pty.openpty()
-        environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm-256color", **variables}
-        environment.pop("NO_COLOR", None) if "NO_COLOR" not in variables else None
-        command = [sys.executable, "-m", "perdure", "summary", str(files / "model.safetensors")]
-        process = subprocess.Popen(command, stdout=theirs, stdin=subprocess.DEVNULL, env=environment)
-        os.close(theirs)
-        read = b""
-        while True:
-            try:
-                part = os.read(ours, 4096)
-            except OSError:  # the other end is closed
-                break
-            if not part:
-                break
-            read += part
-        os.close(ours)
-        assert process.wait() == 0
-        return read.decode()
+def on_a_terminal(command: list[str], **variables: str) -> str:
+    """Return what a command prints on a terminal of 60 columns."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm-256color", **variables}
+    environment.pop("NO_COLOR", None) if "NO_COLOR" not in variables else None
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=environment)
+    os.close(theirs)
+    read = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        read += part
+    os.close(ours)
+    assert process.wait() == 0
+    return read.decode()
 
-    coloured, plain = shown(), shown(NO_COLOR="1")
+
+def test_a_terminal_gets_colour_and_its_width(files: Path) -> None:
+    command = [sys.executable, "-m", "perdure", "summary", str(files / "model.safetensors")]
+    coloured, plain = on_a_terminal(command), on_a_terminal(command, NO_COLOR="1")
     assert "\x1b[" in coloured and "\x1b[" not in plain
+    assert on_a_terminal(command, NO_COLOR="") == coloured
     bare = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
     assert [line.rstrip() for line in bare.splitlines()] == [line.rstrip() for line in plain.splitlines()]
     assert max(map(len, plain.splitlines()[1:])) <= 60
+
+
+def test_statistics_show_how_far_they_are(files: Path) -> None:
+    at_once = "import perdure.cli.progress, perdure.cli.main; perdure.cli.progress._MOMENT_SECONDS = 0"
+    arguments = ["perdure", "summary", "--stats", str(files / "plain.safetensors")]
+    command = [sys.executable, "-c", f"{at_once}; import sys; sys.argv = {arguments!r}; perdure.cli.main.main()"]
+    assert "24/24 bytes" in on_a_terminal(command)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp437", "utf-8"])
+def test_any_encoding_will_do(files: Path, encoding: str) -> None:
+    """Windows pipes have cp1252; what an encoding has not is printed with letters like it, each in one column."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    perdure.save_weights({"层.w": torch.ones(2)}, files / "wide.safetensors")
+    for arguments in (["model.safetensors"], ["wide.safetensors"], ["model.safetensors", "wider.safetensors"]):
+        command = [sys.executable, "-m", "perdure", "summary", *arguments]
+        done = subprocess.run(command, capture_output=True, cwd=files, env=environment)
+        assert done.returncode == len(arguments) - 1, done.stderr
+        text = done.stdout.decode(encoding)
+        assert ("├─ embedding" in text or "|- embedding" in text) == (arguments == ["model.safetensors"])
+        assert (r"\u5c42" in text) == (arguments == ["wide.safetensors"] and encoding != "utf-8")
 
 
 def test_control_characters_never_reach_the_terminal(tmp_path: Path) -> None:

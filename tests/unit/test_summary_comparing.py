@@ -61,7 +61,7 @@ def test_alike(tmp_path: Path) -> None:
     perdure.save_weights(model, tmp_path / "b.safetensors")
     found = compare(first, summarize_file(tmp_path / "b.safetensors"))  # which says nothing of classes, nor of ReLU
     assert found.same and found.n_equal == 4, str(found)
-    assert "alike; 0 changed" in str(found)
+    assert "alike; 0 changed" in str(found) and found.totals["n_modules"] == (4, 4)
 
 
 def test_a_shared_module_is_alike_whether_listed_once_or_twice(tmp_path: Path) -> None:

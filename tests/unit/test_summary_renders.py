@@ -28,7 +28,8 @@ from perdure.records.summary.page import to_html
 from perdure.records.summary.summary import Summary, SummaryTensor
 from perdure.records.summary.table import CSV_COLUMNS, to_csv, to_markdown
 from perdure.records.summary.text import to_text
-from perdure.records.summary.tree import paths, tree_of, walk
+from perdure.records.summary.totals import totals
+from perdure.records.summary.tree import MOST_LINES, paths, tree_of, walk
 
 
 def tensor(name: str, *shape: int, dtype: str = "float32", **fields: object) -> SummaryTensor:
@@ -183,6 +184,63 @@ def test_names_of_many_levels() -> None:
     assert len(to_text(found, width=80).splitlines()) == 3 + 51 + 4
     assert all(cells(line) <= 80 for line in to_text(found, width=80).splitlines())
     assert len(to_csv(found).splitlines()) == 1 + 51 and to_json(found) and to_markdown(found) and to_html(found)
+
+
+def names_in(text: str) -> list[str]:
+    """Return the guides and names of the lines of a tree, without what stands in columns."""
+    return [re.split(r"  +(?=[\[\d])", line)[0].rstrip() for line in text.splitlines()[3:]]
+
+
+def test_guides_are_whole_where_there_is_room() -> None:
+    text = to_text(described("deep", *(tensor(f"a.0.b.{n}.{name}.w", n + 2) for n in range(2) for name in "cd")))
+    assert names_in(text)[:7] == [
+        "(model)", "└─ a", "   └─ 0", "      └─ b", "         ├─ 0", "         │  ├─ c", "         │  └─ d",
+    ]  # fmt: skip
+
+
+def test_tensors_are_named_within_their_module() -> None:
+    others = (tensor("a.b.w", 2, role=""), tensor("a.c", 2), tensor("a.d.w", 2))
+    found = tree_of(described("odd", *others, modules={"": "Net", "a": "A", "a.d": "D"}))
+    assert {path for path, branch in paths(found) if branch.tensor} == {"a.b.w", "a.c"}
+
+
+def test_names_of_nothing_are_seen() -> None:
+    found = described("odd", tensor("", 1), tensor(".", 2), tensor("a..w", 3))
+    assert names_in(to_text(found))[:5] == ["(model)", '├─ ""', "├─ .", "└─ a", '   └─ ""']
+    assert '| `""` |' in to_markdown(found) and to_markdown(found).count("`(model)`") == 1
+
+
+def test_what_nobody_reads_to_its_end_is_cut() -> None:
+    names = [f"w{n}x" for n in range(MOST_LINES + 1000)]
+    found = described("many", *(tensor(name, 2) for name in names))
+    values = dict.fromkeys(names, next(iter(measured().statistics.values())))
+    text = to_text(dataclasses.replace(found, statistics=values))
+    assert len(text.splitlines()) < 2 * MOST_LINES + 20
+    assert "… and 1,001 more lines" in text and text.splitlines()[-1].startswith("… and 1,000 more lines")
+    markdown = to_markdown(found).splitlines()
+    assert sum(line.startswith("| `") for line in markdown) == MOST_LINES and "… and 1,001 more" in "\n".join(markdown)
+    assert len(json.loads(to_json(found))["rows"][0]["tensors"]) == len(names)
+
+
+def test_what_a_file_says_of_itself_in_words() -> None:
+    facts = {
+        "file_bytes": 46_845_760, "n_files": 3, "writer": "perdure 0.1.0", "torch": "2.13.0", "prefix": "state_dict",
+        "beside": "epoch, optimizer", "name": "Tiny",
+    }  # fmt: skip
+    said = dict(totals(described("a", facts=facts)))
+    assert said["file"] == "44.7 MiB in 3 files, written by perdure 0.1.0 with PyTorch 2.13.0"
+    assert (said["prefix"], said["name"]) == ("state_dict, beside epoch, optimizer", "Tiny")
+    assert not said.keys() & {"file_bytes", "n_files", "writer", "torch", "beside"}
+    said = dict(totals(described("a", facts={"file_bytes": 100, "torch": "2.13.0"})))
+    assert said["file"] == "100 bytes, written with PyTorch 2.13.0"
+    assert dict(totals(described("a", facts={"beside": "epoch"})))["beside"] == "epoch"
+    assert to_data(described("a", facts=facts))["facts"] == facts
+
+
+def test_operators_without_a_number() -> None:
+    operators = {"aten::add": 25, "my::op": 2, **{f"aten::op{n}": 1 for n in range(9)}}
+    said = dict(totals(described("a", uncounted=operators, convention="fvcore")))["not counted"]
+    assert said.startswith("by fvcore: add × 25, my::op × 2, op0 × 1") and said.endswith(", op5 × 1, 3 others × 3")
 
 
 # ---- tables and data

@@ -185,7 +185,7 @@ class _Node:
     @property
     def form(self) -> tuple[object, ...]:
         """What makes two levels look the same, so that repeated layers are shown once."""
-        own = tuple((spec.dtype, spec.shape, bool(spec.n_bytes)) for spec in self.specs)
+        own = tuple((spec.dtype, spec.shape, spec.n_bytes) for spec in self.specs)
         return own, tuple((name, child.form) for name, child in self.children.items())
 
 

@@ -6,10 +6,12 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from typing import Any
 
 import click
 
+from perdure.cli.output import accept_any_text
 from perdure.errors import PerdureError
 from perdure.records.names import printable
 from perdure.version import VERSION
@@ -68,6 +70,10 @@ def main() -> None:
 
 def _run() -> int:
     """Run a command and return its exit code: for what perdure does not foresee, none that a verdict has."""
+    accept_any_text()
+    warnings.filterwarnings(
+        "ignore", message=r"torch\.quantize_per_tensor"
+    )  # by PyTorch, of a type that it makes itself
     try:
         code = commands(prog_name="perdure", standalone_mode=False)
         sys.stdout.flush()

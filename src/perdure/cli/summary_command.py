@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 import perdure
 from perdure.cli.output import print_json
+from perdure.cli.progress import shown_progress
 from perdure.disk.faults import translated
 from perdure.records.names import printable
 from perdure.records.summary.data import to_data
@@ -74,20 +76,26 @@ def summary_command(
 
     Headers are read, no tensor is, unless --stats asks for their values, and nothing in a file is run. Where a file of
     perdure's holds a graph, it is followed on tensors without content for output shapes, operations and memory: for the
-    saved example, or for --input-size. Of two files, it exits with 0 when both are alike, 1 when they differ.
+    saved example, or for --input-size. That needs PyTorch, and so some seconds; --no-graph does without. Of two files, it
+    exits with 0 when both are alike, 1 when they differ.
 
     \b
     Examples:
       perdure summary model.safetensors
-      perdure summary --depth 2 llama/
+      perdure summary --no-graph --depth 2 llama/
+      perdure summary --prefix ema checkpoint.pth
       perdure summary --input-size 8,3,224,224 --optimizer adamw model.safetensors
+      perdure summary --stats model.gguf
       perdure summary --html page.html --csv table.csv model.pth
+      perdure summary --json model.safetensors | jq '.rows[] | {name, n_parameters}'
       perdure summary before.safetensors after.safetensors
     """  # noqa: D301
     if no_graph and (stats or sizes or optimizer):
         raise click.UsageError("--no-graph goes with neither --stats nor --input-size nor --optimizer.")
-    if other and (markdown or csv_path or html_path):
-        raise click.UsageError("--markdown, --csv and --html show one file; of two there is text and --json.")
+    if other and (markdown or csv_path or html_path or stats):
+        raise click.UsageError(
+            "--markdown, --csv, --html and --stats are for one file; of two there is text and --json."
+        )
     if sum((as_json, markdown, csv_path == "-", html_path == "-")) > 1:
         raise click.UsageError("only one of --json, --markdown, --csv - and --html - can be printed.")
     followed: dict[str, Any] = {
@@ -96,8 +104,9 @@ def summary_command(
         "optimizer": optimizer,
         "statistics": stats,
     }
-    read = summarize_file if no_graph else functools.partial(perdure.summarize, **followed)
-    found = read(file, prefix=prefix)
+    with shown_progress() as progress:
+        read = summarize_file if no_graph else functools.partial(perdure.summarize, **followed, progress=progress)
+        found = read(file, prefix=prefix)
     if other:
         _print_comparison(down_to(found, depth), down_to(read(other, prefix=prefix), depth), as_json)
     else:
@@ -108,7 +117,7 @@ def _print_comparison(first: Summary, second: Summary, as_json: bool) -> None:
     """Print how two differ, and exit with what `diff` exits with."""
     found = compare(first, second)
     if as_json:
-        print_json({"same": found.same, "comparison": found})
+        print_json({"same": found.same, **msgspec.to_builtins(found)})
     else:
         click.echo(str(found))
     click.get_current_context().exit(0 if found.same else 1)
@@ -157,14 +166,14 @@ def _write(path: str, content: str) -> None:
 
 def _print_text(summary: Summary) -> None:
     """Print the tree in the width of the terminal and in colour, or for a file or a pipe plainly."""
-    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if width is None or os.environ.get("NO_COLOR"):
         from perdure.records.summary.text import to_text
 
-        click.echo(to_text(summary, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        click.echo(to_text(summary, width=width))
         return
     from rich.console import Console
 
     from perdure.cli.summary_styles import styled
 
-    console = Console()
-    console.print(styled(summary, width=console.width), soft_wrap=True)
+    Console().print(styled(summary, width=width), soft_wrap=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from typing import Annotated, Any, NamedTuple
 
@@ -174,10 +175,13 @@ def _read(raw: bytes, where: str) -> _Content:
     if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
         raise broken(where, f"the header's {METADATA_KEY} must map text to text.")
     entries = {name: _entry(name, value, where) for name, value in content.items()}
-    if any("\ud800" <= letter <= "\udfff" for name in entries if not name.isascii() for letter in name):
+    if any(_HALVES.search(name) for name in entries if not name.isascii()):
         raise broken(where, "a tensor's name is not valid Unicode.")
     return _Content(entries, metadata)
 
+
+_HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of letters, which no text has."""
 
 _BYTES_PER_BRACKET = 16
 """An entry has three brackets in 50 bytes or more: an object, and the lists of its sizes and its offsets."""

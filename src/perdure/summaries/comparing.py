@@ -26,7 +26,7 @@ def compare(first: Summary, second: Summary) -> Comparison:
     changes = list(_changes(rows, others, count))
     return Comparison(
         titles=(first.title, second.title),
-        totals=_totals(first, second),
+        totals=_totals(first, second, (len(rows), len(others))),
         changed=_marked(changes),
         n_equal=len(rows.keys() & others.keys()) - sum(not change.only_in for change in changes),
         notes=tuple(_notes(first, second)),
@@ -52,9 +52,9 @@ def _comparable(summary: Summary, other: Summary) -> dict[str, SummaryRow]:
     return found
 
 
-def _totals(first: Summary, second: Summary) -> dict[str, tuple[int | None, int | None]]:
+def _totals(first: Summary, second: Summary, n_modules: tuple[int, int]) -> dict[str, tuple[int | None, int | None]]:
     pairs = {name: (getattr(first, name), getattr(second, name)) for name in _FIGURES}
-    pairs["n_modules"] = (len(first.rows), len(second.rows))
+    pairs["n_modules"] = n_modules
     pairs |= {name: (getattr(first, name), getattr(second, name)) for name in _COSTS}
     peaks = [{name: getattr(side.memory, name) for name in _PEAKS} if side.memory else {} for side in (first, second)]
     return pairs | {name: (peaks[0].get(name), peaks[1].get(name)) for name in _PEAKS}

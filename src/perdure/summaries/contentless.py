@@ -47,7 +47,7 @@ class Contentless:
             made.grad = None
             return made
         seen = torch.empty(0, dtype=tensor.dtype, device="meta")
-        seen.set_(self._memory_of(tensor), tensor.storage_offset(), tensor.shape, tensor.stride())  # pyright: ignore[reportArgumentType]
+        seen.set_(self._memory_of(tensor), tensor.storage_offset(), tensor.shape, tensor.stride())
         made = FakeTensor(self.mode, seen, self.device if tensor.is_meta else tensor.device)
         trained = tensor.requires_grad and tensor.is_leaf
         return nn.Parameter(made, trained) if isinstance(tensor, nn.Parameter) else made.requires_grad_(trained)

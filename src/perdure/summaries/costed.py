@@ -12,7 +12,8 @@ from perdure.summaries.costs import Costs
 
 def with_costs(summary: Summary, costs: Costs, convention: str, optimizer: str) -> Summary:
     """Return a summary with the costs of its calls: each row has those of its module and of all below it."""
-    forward, backward = costs.counter, costs.backward
+    forward = costs.counter
+    backward = costs.backward if forward.counts_backward else None
     operations = _totals(forward.counts)
     gradients = _totals(backward.counts) if backward else {}
     rows = []

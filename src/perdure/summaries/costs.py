@@ -68,7 +68,7 @@ def costs_of(
     """
     try:
         costs = _inference(model, examples, new_counter(), real=False)
-    except PerdureError:
+    except PerdureError:  # such as a graph, which says itself what does not fit
         raise
     except Exception as error:  # whatever the model's code raises on tensors without content
         costs = _inference_on_real(model, examples, new_counter, error)

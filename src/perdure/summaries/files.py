@@ -35,7 +35,16 @@ def summarize_file(path: str | os.PathLike[str], *, prefix: str | None = None) -
         MissingTensorError: no name begins with the prefix.
         FormatError, CorruptError, UnsafeError, ProtocolError, MissingFileError, StorageError: as `perdure.info`.
     """
-    return with_any(path, lambda stored: _Reading(name_of(path), stored, prefix).summary())
+    return read_summary(path, prefix)[0]
+
+
+def read_summary(path: str | os.PathLike[str], prefix: str | None) -> tuple[Summary, bool]:
+    """Return the summary of a file, and whether the file holds a graph that can be followed; as `summarize_file`."""
+    return with_any(path, lambda stored: (_Reading(name_of(path), stored, prefix).summary(), _holds_graph(stored)))
+
+
+def _holds_graph(stored: StoredTensors) -> bool:
+    return stored.manifest is not None and stored.manifest.kind == "model" and "perdure.graph" in stored.metadata
 
 
 class _Reading:

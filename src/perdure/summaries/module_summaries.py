@@ -31,6 +31,7 @@ def summarize_module(
     loss: Loss | None,
     latency: bool,
     statistics: bool,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Tell what is in a module, and what the calls for an example cost; as `perdure.summarize`."""
     if not isinstance(model, nn.Module):
@@ -47,7 +48,7 @@ def summarize_module(
     if latency:
         found = _with_latency(found, latency_of(inner, examples))
     if statistics:
-        found = _with_statistics(found, inner)
+        found = _with_statistics(found, inner, progress)
     return found
 
 
@@ -80,8 +81,8 @@ def _with_latency(summary: Summary, seconds: dict[str, float]) -> Summary:
     return dataclasses.replace(summary, rows=rows)
 
 
-def _with_statistics(summary: Summary, model: nn.Module) -> Summary:
+def _with_statistics(summary: Summary, model: nn.Module, progress: Callable[[int, int], None] | None) -> Summary:
     from perdure.summaries.statistics import statistics_of
 
     tensors = {name: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    return dataclasses.replace(summary, statistics=statistics_of(tensors))
+    return dataclasses.replace(summary, statistics=statistics_of(tensors, progress))

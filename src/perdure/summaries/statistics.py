@@ -20,7 +20,7 @@ BINS = 64
 _BLOCK_ELEMENTS = 2**18
 
 Progress = Callable[[int, int], None]
-"""Told how many elements are done anew and how many there are in all."""
+"""Told how many bytes are done anew and how many there are in all."""
 
 
 def statistics_of(tensors: Mapping[str, torch.Tensor], progress: Progress | None = None) -> dict[str, ValueStatistics]:
@@ -36,7 +36,7 @@ def statistics_of(tensors: Mapping[str, torch.Tensor], progress: Progress | None
 
     Args:
         tensors: by name: an opened file, or those of a module.
-        progress: called as `progress(n_elements, total_elements)`.
+        progress: called as `progress(n_bytes, total_bytes)` whenever a tensor of that many bytes is done.
 
     Returns:
         The statistics by name. Tensors without values (on `meta`), and those of types with which PyTorch cannot compute,
@@ -48,21 +48,22 @@ def statistics_of(tensors: Mapping[str, torch.Tensor], progress: Progress | None
     where = tensors.path if isinstance(tensors, Weights) else "the tensors"
     blocks = Blocks(tensors, where)
     sizes = _sizes(tensors)
-    total = sum(sizes.values())
+    total_bytes = sum(sizes.values())
     found: dict[str, ValueStatistics] = {}
-    for name, n_elements in sizes.items():
+    for name, n_bytes in sizes.items():
         values = _values(tensors, name, blocks)
         if values is not None:
             found[name] = _statistics(values)
         if progress is not None:
-            progress(n_elements, total)
+            progress(n_bytes, total_bytes)
     return found
 
 
 def _sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return the bytes of each tensor; in a file, 0 for one that lies in the memory of another."""
     if isinstance(tensors, Weights):
-        return {name: math.prod(spec.shape) for name, spec in tensors.specs.items()}
-    return {name: tensor.numel() for name, tensor in tensors.items()}
+        return {name: spec.n_bytes for name, spec in tensors.specs.items()}
+    return {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
 
 
 class _Values:

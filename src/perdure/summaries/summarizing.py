@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import InputError, UnsupportedModelError
-from perdure.foreign.description import info
 from perdure.records.summary.rows import down_to
 from perdure.records.summary.summary import Summary
-from perdure.summaries.files import summarize_file
+from perdure.summaries.files import read_summary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +28,7 @@ def summarize(
     latency: bool = False,
     statistics: bool = False,
     prefix: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Tell what is in a model: its modules, parameters and bytes, and, given an example, what a call of it costs.
 
@@ -54,6 +54,7 @@ def summarize(
         latency: also run the module on real tensors and measure the time of each module.
         statistics: also read all tensors, one after the other, for statistics of their values.
         prefix: the keys that lead to the state dict of a checkpoint file, as in `perdure.open`.
+        progress: called as `progress(n_bytes, total_bytes)` whenever statistics of tensors of that many bytes more are done.
 
     Returns:
         The summary; `print` shows it as a tree.
@@ -74,7 +75,7 @@ def summarize(
             raise InputError("summarizing a file: latency= and loss= are for modules. Load the model and summarize it.")
         found = _of_file(model_or_path, prefix, example, input_size, convention, optimizer)
         if statistics:
-            found = _with_statistics_of_file(found, model_or_path, prefix)
+            found = _with_statistics_of_file(found, model_or_path, prefix, progress)
         return down_to(found, depth)
     if prefix is not None:
         raise InputError("summarizing a module: prefix= is for checkpoint files.")
@@ -89,6 +90,7 @@ def summarize(
         loss=loss,
         latency=latency,
         statistics=statistics,
+        progress=progress,
     )
     return down_to(found, depth)
 
@@ -101,12 +103,16 @@ def _of_file(
     convention: str,
     optimizer: str | None,
 ) -> Summary:
-    found = summarize_file(path, prefix=prefix)
+    found, holds_graph = read_summary(path, prefix)
     follows = example is not None or input_size is not None or optimizer is not None
-    if prefix is None and "graph" in info(path).forms:
+    if prefix is None and holds_graph:
         from perdure.summaries.graph_summaries import follow_graph
 
         return follow_graph(found, path, example, input_size, convention=convention, optimizer=optimizer)
+    if follows and prefix is not None:
+        raise InputError(
+            "summarizing: example=, input_size= and optimizer= are for a whole model, not for a prefix= of it."
+        )
     if follows:
         raise UnsupportedModelError(
             f"summarizing {os.fspath(path)}: it holds no graph to follow. Summarize the module, or save it with an example."
@@ -114,9 +120,11 @@ def _of_file(
     return found
 
 
-def _with_statistics_of_file(found: Summary, path: str | os.PathLike[str], prefix: str | None) -> Summary:
+def _with_statistics_of_file(
+    found: Summary, path: str | os.PathLike[str], prefix: str | None, progress: Callable[[int, int], None] | None
+) -> Summary:
     from perdure.summaries.statistics import statistics_of
     from perdure.weights.opening import open as open_weights
 
     with open_weights(path, prefix=prefix) as weights:
-        return dataclasses.replace(found, statistics=statistics_of(weights))
+        return dataclasses.replace(found, statistics=statistics_of(weights, progress))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from perdure.records.names import fold, human_bytes, printable
-from perdure.records.summary.figures import cells, duration, exact, shape_text, short, shortened
+from perdure.records.summary.figures import cells, duration, ends_of, exact, shape_text, short, shortened
 from perdure.records.summary.summary import Shape, Summary, SummaryRow
 from perdure.records.summary.tree import Branch
 
@@ -16,6 +16,7 @@ Span = tuple[str, str]
 
 _GAP = "  "
 _MOST_GUIDES = 40
+_ROOM_FOR_NAMES = 24
 
 
 @dataclasses.dataclass
@@ -109,15 +110,15 @@ def _aligned(text: str, column: Column) -> list[Span]:
 def name_of(branch: Branch, lasts: tuple[bool, ...], width: int | None, say_shape: bool) -> list[Span]:
     """Return a branch's guides, name, how many it stands for, its class and what it is the same as, within a width."""
     guide = _guide(lasts)
-    label = printable(branch.label if lasts else branch.row.kind or "model", None)
+    label = ends_of(branch.label or '""') if lasts else ends_of(branch.row.kind) or "(model)"
     times = f" × {branch.n}" if branch.n > 1 else ""
     kind = f" ({printable(branch.row.kind)})" if branch.row.kind and lasts else ""
     if branch.tensor and say_shape:
         kind = f" ({tensor_text(branch)})"
     tied = tie_of(branch)
-    tie = f" = {printable(', '.join(tied), None)}" if tied else ""
+    tie = f" = {ends_of(', '.join(tied))}" if tied else ""
     if width is not None:
-        guide = shortened(guide, width // 2)
+        guide = shortened(guide, max(width // 2, width - _ROOM_FOR_NAMES))
         room = width - cells(guide) - len(times)
         label = shortened(label, max(room - cells(kind + tie), room * 2 // 3 if kind or tie else room))
         kind = _fitting(kind, room - cells(label))

@@ -88,7 +88,8 @@ class Comparison:
 
     Attributes:
         titles: what was compared.
-        totals: figures of the whole models, by the names that `Summary` gives them; None where one does not say.
+        totals: figures of the whole models, by the names that `Summary` gives them; None where one does not say. Among
+            them `n_modules`, how many modules there are of those that either file could tell of.
         changed: the modules that differ, in the order of the first, those that only the second has where they stand there.
         n_equal: how many modules are alike, with all that is below them.
         notes: what the reader should know.

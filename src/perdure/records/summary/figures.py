@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from perdure.records.names import printable
 from perdure.records.summary.summary import Shape
 
+_MOST = 1000
 _PREFIXES = ("", " K", " M", " G", " T", " P", " E")
 
 
@@ -54,6 +55,11 @@ def _cells(letter: str) -> int:
     if unicodedata.category(letter) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def ends_of(text: str) -> str:
+    """Return a name of a file without control characters; of one that no width has room for, its beginning and end."""
+    return printable(text if len(text) <= 2 * _MOST else f"{text[:_MOST]}…{text[-_MOST:]}", None)
 
 
 def shortened(text: str, width: int) -> str:

@@ -34,13 +34,28 @@ function short(figure, unit) {
   const prefixes = unit === "bytes" ? ["bytes", "KiB", "MiB", "GiB", "TiB"] : ["", "K", "M", "G", "T", "P", "E"];
   let size = Number(figure);
   let power = 0;
-  while (size >= step * 0.9995 && power < prefixes.length - 1) {
+  while (size >= (unit === "bytes" ? step : 999.5) && power < prefixes.length - 1) {
     size /= step;
     power += 1;
   }
   const decimals = unit === "bytes" ? 1 : size < 9.995 ? 2 : size < 99.95 ? 1 : 0;
-  const digits = power === 0 ? String(size) : size.toFixed(decimals);
+  const digits = power === 0 ? String(size) : rounded(size, decimals);
   return `${digits} ${prefixes[power]}`.trim();
+}
+
+// Round as the text of the summary does: what lies between two digits goes to the even one.
+function rounded(size, decimals) {
+  const scaled = size * 10 ** decimals;
+  const tied = scaled % 1 === 0.5 && Math.floor(scaled) % 2 === 0;
+  return (tied ? Math.floor(scaled) / 10 ** decimals : size).toFixed(decimals);
+}
+
+// What is said of a part. A peak is no sum: a module's own is shown, in the area of what those below it add up to.
+function figureOf(part) {
+  const { unit, peak } = data.measures[measure];
+  if (!peak) return [short(part.size, unit), share(part)];
+  const figure = part.own ? null : part.node.figures[measure];
+  return figure === null ? [] : [short(figure, unit)];
 }
 
 function share(node) {
@@ -120,19 +135,22 @@ function draw() {
   if (!cells.length) map.append(element("p", { className: "nothing" }, `No ${data.measures[measure].title} here.`));
   if (cells.length) cells[0].tabIndex = 0;
   const missing = parts.filter((part) => part.size > 0).length - cells.length;
-  document.getElementById("missing").textContent = missing ? `${missing} more are too small to draw.` : "";
+  const hints = [];
+  if (data.measures[measure].peak) hints.push("A module has the area of its parts together, which is no measure of its own peak.");
+  if (missing) hints.push(`${missing} more ${missing > 1 ? "are" : "is"} too small to draw.`);
+  document.getElementById("missing").textContent = hints.join(" ");
   drawTrail();
   describe(shown);
 }
 
 function cellOf(part, rectangle) {
   const name = part.own ? "(own)" : part.node.label;
-  const figure = short(part.size, data.measures[measure].unit);
+  const figures = figureOf(part);
   const leads = !part.own && part.node.children.length > 0;
   const cell = element("button", { className: "cell", type: "button", tabIndex: -1 });
   cell.dataset.name = part.node.name;
   cell.dataset.size = part.size;
-  cell.setAttribute("aria-label", `${name}, ${figure}, ${share(part)}${leads ? ", opens" : ""}`);
+  cell.setAttribute("aria-label", [name, ...figures, ...(leads ? ["opens"] : [])].join(", "));
   place(cell, rectangle);
   if (leads) {
     cell.classList.add("leads");
@@ -143,7 +161,8 @@ function cellOf(part, rectangle) {
   const { width, height } = rectangle;
   if (width > 44 && height > 22) {
     const label = element("span", { className: "label" }, element("b", {}, element("bdi", {}, name)));
-    if (height > 40 && width > 60) label.append(element("small", {}, width > 130 ? `${figure} · ${share(part)}` : figure));
+    const said = width > 130 ? figures.join(" · ") : figures[0];
+    if (height > 40 && width > 60 && said) label.append(element("small", {}, said));
     cell.append(label);
   }
   cell.addEventListener("click", () => (leads ? zoom(part.node) : describe(part.node, part)));
@@ -203,12 +222,12 @@ function describe(node, part = null) {
     if (node.figures[number] !== null) facts.push([title, exact(node.figures[number], unit)]);
   });
   if (node.note) facts.push(["counted at", node.note]);
-  const size = part ? part.size : node.totals[measure];
-  const { title, unit } = data.measures[measure];
-  const what = `${part && part.own ? "own part: " : ""}${short(size, unit)} ${title}, ${share({ size })} of the model`;
+  const { title, peak } = data.measures[measure];
+  const figures = figureOf(part || { node, size: node.totals[measure] });
+  const what = figures.length ? `${figures[0]} ${title}${peak ? " at most at once" : `, ${figures[1]} of the model`}` : "";
   details.replaceChildren(
     element("h2", {}, element("bdi", {}, node.name || node.label)),
-    element("p", {}, what),
+    element("p", {}, part && part.own ? `own part: ${what}` : what),
     element(
       "dl",
       {},

@@ -11,7 +11,7 @@ from typing import Any
 
 from perdure.records.names import printable
 from perdure.records.summary.columns import output_text
-from perdure.records.summary.figures import shortened
+from perdure.records.summary.figures import ends_of, shortened
 from perdure.records.summary.summary import Summary, SummaryRow
 from perdure.records.summary.text import to_text
 from perdure.records.summary.totals import totals
@@ -110,7 +110,7 @@ def _content(summary: Summary) -> dict[str, Any]:
     ]
     known = [measure for measure in measures if any(measure[2](row) for row in summary.rows)] or measures[:1]
     return {
-        "measures": [{"title": title, "unit": unit} for title, unit, _, _ in known],
+        "measures": [{"title": title, "unit": unit, "peak": title == "activations"} for title, unit, _, _ in known],
         "rows": [_row(row, summary.title, known) for row in summary.rows],
     }
 
@@ -121,7 +121,7 @@ def _row(row: SummaryRow, title: str, measures: list[Any]) -> dict[str, Any]:
         figure - elsewhere(row) if elsewhere and figure is not None else figure
         for figure, (_, _, _, elsewhere) in zip(figures, measures, strict=True)
     ]
-    label = row.name.rpartition(".")[2] if row.depth else row.kind or title
+    label = (row.name.rpartition(".")[2] or '""') if row.depth else row.kind or title
     return {
         "name": _name(row.name),
         "label": _name(label),
@@ -136,7 +136,7 @@ def _row(row: SummaryRow, title: str, measures: list[Any]) -> dict[str, Any]:
 
 
 def _name(text: str) -> str:
-    return shortened(printable(text, None), _LONGEST_NAME)
+    return shortened(ends_of(text), _LONGEST_NAME)
 
 
 def _number(figure: float | None) -> float | str | None:

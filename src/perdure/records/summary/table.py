@@ -10,7 +10,7 @@ from perdure.records.names import printable
 from perdure.records.summary.columns import columns_of, tie_of
 from perdure.records.summary.summary import Shape, Summary, SummaryRow
 from perdure.records.summary.totals import totals
-from perdure.records.summary.tree import paths, tree_of
+from perdure.records.summary.tree import MOST_LINES, more_lines, paths, tree_of
 
 _FIGURES = (
     "depth", "n_parameters", "n_trainable", "n_buffers", "n_bytes", "n_tied", "tied_bytes", "n_calls",
@@ -59,6 +59,7 @@ def _harmless(text: str) -> str:
 def to_markdown(summary: Summary) -> str:
     """Return the tree as a table in which every name is a path, and the totals as a list."""
     listed = list(paths(tree_of(summary)))
+    listed, rest = listed[:MOST_LINES], listed[MOST_LINES:]
     columns = columns_of(summary, [branch for _, branch in listed])
     lines = [f"**{_code(summary.title)}**", ""]
     lines.append("| module | class | " + " | ".join(column.title for column in columns) + " |")
@@ -66,10 +67,11 @@ def to_markdown(summary: Summary) -> str:
         "| --- | --- | " + " | ".join("--:" if column.role == "figure" else "---" for column in columns) + " |"
     )
     for place, (path, branch) in enumerate(listed):
-        name = _code(path or "(model)") + (f" × {branch.n}" if branch.n > 1 else "")
+        name = _code(path or ('""' if place else "(model)")) + (f" × {branch.n}" if branch.n > 1 else "")
         kind = _code(branch.tensor.role if branch.tensor else branch.row.kind) + _tie(tie_of(branch))
         lines.append(" | ".join(("| " + name, kind, *(_plain(column.texts[place]) for column in columns))) + " |")
     lines.append("")
+    lines += [more_lines(len(rest)), ""] if rest else []
     lines += [f"- {_plain(name)}: {_plain(text)}" for name, text in totals(summary)]
     return "\n".join(lines) + "\n"
 

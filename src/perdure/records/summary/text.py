@@ -9,7 +9,7 @@ from perdure.records.summary.columns import Span, cells_of, columns_of, fit, nam
 from perdure.records.summary.figures import cells, shortened, wrapped
 from perdure.records.summary.summary import Summary
 from perdure.records.summary.totals import totals
-from perdure.records.summary.tree import tree_of, walk
+from perdure.records.summary.tree import MOST_LINES, more_lines, tree_of, walk
 from perdure.records.summary.value_lines import value_lines
 
 WIDEST = 120
@@ -51,15 +51,19 @@ def lines_of(summary: Summary, *, width: int | None = None) -> Iterator[list[Spa
 def _tree_lines(summary: Summary, width: int, gone: list[str]) -> Iterator[list[Span]]:
     """Give the tree with its head, and put into `gone` the titles of the columns for which there is no room."""
     walked = list(walk(tree_of(summary)))
+    walked, rest = walked[:MOST_LINES], walked[MOST_LINES:]
     columns = columns_of(summary, [branch for branch, _ in walked])
     say_shape = not any(column.title == "weights" for column in columns)
-    wanted = (sum(cells(text) for text, _ in name_of(branch, lasts, None, say_shape)) for branch, lasts in walked)
+    wanted = [sum(cells(text) for text, _ in name_of(branch, lasts, None, say_shape)) for branch, lasts in walked]
     room, columns, left_out = fit(columns, (len("module"), *wanted), width)
     gone += left_out
     head: list[Span] = [("module".ljust(room), "title"), *titles_of(columns)]
     yield head
     yield [("─" * sum(cells(text) for text, _ in head), "guide")]
+    fits = room >= max(wanted)
     for place, (branch, lasts) in enumerate(walked):
-        name = name_of(branch, lasts, room, say_shape)
+        name = name_of(branch, lasts, None if fits else room, say_shape)
         pad = room - sum(cells(text) for text, _ in name)
         yield [*name, (" " * pad, ""), *cells_of(columns, place)]
+    if rest:
+        yield [(more_lines(len(rest)), "note")]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from perdure.records.names import human_bytes, printable
 from perdure.records.summary.figures import both, exact
@@ -23,15 +24,14 @@ def totals(summary: Summary) -> Iterator[tuple[str, str]]:
     if summary.macs is not None and summary.convention != "torchinfo":
         yield "MACs", both(summary.macs)
     if summary.uncounted:
-        yield "not counted", _uncounted(summary.uncounted)
+        yield "not counted", f"by {summary.convention}: {_uncounted(summary.uncounted)}"
     if summary.activation_bytes is not None:
         yield "activations", f"{human_bytes(summary.activation_bytes)} at most at once"
     if summary.memory is not None:
         yield from _memory(summary.memory)
     if summary.ran:
         yield "ran on", summary.ran
-    for name, fact in summary.facts.items():
-        yield printable(name, 20), str(fact)
+    yield from _facts(summary.facts)
     if any(row.n_tied or row.tied_bytes for row in summary.rows):
         yield "in brackets", "what is counted once, at the place where it stands first"
     for note in summary.notes:
@@ -72,9 +72,30 @@ def _operations(summary: Summary) -> str:
 def _uncounted(operators: dict[str, int]) -> str:
     """Name the operators without a number that were called most."""
     most = sorted(operators.items(), key=lambda pair: -pair[1])
-    named = ", ".join(f"{printable(name, 60)} × {times}" for name, times in most[:_MOST_OPERATORS])
+    named = [f"{printable(name.removeprefix('aten::'), 60)} × {times}" for name, times in most[:_MOST_OPERATORS]]
     rest = most[_MOST_OPERATORS:]
-    return named + (f", and {len(rest)} more × {sum(times for _, times in rest)}" if rest else "")
+    return ", ".join([*named, *([f"{len(rest)} others × {sum(times for _, times in rest)}"] if rest else [])])
+
+
+def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Put what a file says of itself into words; what they do not cover stands as it is."""
+    left = dict(facts)
+    if isinstance(left.get("file_bytes"), int):
+        yield "file", _file(left)
+    if "prefix" in left:
+        beside = f", beside {left.pop('beside')}" if "beside" in left else ""
+        yield "prefix", f"{left.pop('prefix')}{beside}"
+    for name, fact in left.items():
+        yield printable(name, 20), str(fact)
+
+
+def _file(left: dict[str, Any]) -> str:
+    """Say how large a file is and what wrote it, and take out of the facts what this covers."""
+    size, n_files = human_bytes(left.pop("file_bytes")), left.pop("n_files", None)
+    writer, torch = left.pop("writer", None), left.pop("torch", None)
+    sharded = f" in {n_files} files" if n_files else ""
+    written = f", written by {writer}" if writer else ", written" if torch else ""
+    return f"{size}{sharded}{written}{f' with PyTorch {torch}' if torch else ''}"
 
 
 def _memory(memory: Memory) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,14 @@ from collections.abc import Hashable, Iterator
 from perdure.records.names import neighbours_alike, numbered
 from perdure.records.summary.summary import Summary, SummaryRow, SummaryTensor
 
+MOST_LINES = 5000
+"""Lines of a tree, or of a table of tensors, that are shown to people; more are told by their number."""
+
+
+def more_lines(n: int) -> str:
+    """Say how many lines are not shown, and what shows them."""
+    return f"… and {n:,} more lines: a depth leaves some out, JSON has all"
+
 
 @dataclasses.dataclass
 class Branch:
@@ -84,20 +92,25 @@ def _with_children(branches: list[Branch]) -> list[Branch]:
             above.pop()
         if above:
             parent = above[-1]
-            branch.label = row.name.removeprefix(f"{parent.row.name}." if parent.row.name else "")
+            branch.label = _within(row.name, parent.row)
             parent.children.append(branch)
         above.append(branch)
     return branches
+
+
+def _within(name: str, module: SummaryRow) -> str:
+    """Return a name within a module."""
+    return name.removeprefix(f"{module.name}." if module.name else "")
 
 
 def _tensors_beside(branch: Branch) -> list[Branch]:
     """Return a module's own tensors, where it has modules too, so that what is below it adds up to it; or is the model."""
     if not branch.children and branch.row.depth:
         return []
-    return [_leaf(tensor, branch.row.depth + 1) for tensor in branch.row.tensors]
+    return [_leaf(tensor, branch.row) for tensor in branch.row.tensors]
 
 
-def _leaf(tensor: SummaryTensor, depth: int) -> Branch:
+def _leaf(tensor: SummaryTensor, module: SummaryRow) -> Branch:
     size = 1
     for length in tensor.shape:
         size *= length
@@ -105,7 +118,7 @@ def _leaf(tensor: SummaryTensor, depth: int) -> Branch:
     row = SummaryRow(
         tensor.name,
         "",
-        depth,
+        module.depth + 1,
         (tensor,),
         n_parameters=size if is_parameter else 0,
         n_trainable=size if is_parameter and tensor.trainable else 0,
@@ -115,7 +128,7 @@ def _leaf(tensor: SummaryTensor, depth: int) -> Branch:
         n_tied=size if is_parameter and tensor.tied_to else 0,
         tied_bytes=tensor.n_bytes if tensor.tied_to else 0,
     )
-    return Branch(tensor.name.rpartition(".")[2], [row], tensor=tensor)
+    return Branch(_within(tensor.name, module), [row], tensor=tensor)
 
 
 def _form(branch: Branch, forms: dict[Hashable, int], form_of: dict[int, int]) -> int:

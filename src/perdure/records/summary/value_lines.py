@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 from perdure.records.names import printable
 from perdure.records.summary.columns import Column, Span, cells_of, fit, titles_of
 from perdure.records.summary.figures import cells, short, shortened
 from perdure.records.summary.summary import ValueStatistics
+from perdure.records.summary.tree import MOST_LINES, more_lines
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST_HISTOGRAM = 16
@@ -17,7 +19,7 @@ def value_lines(statistics: Mapping[str, ValueStatistics], width: int) -> Iterat
     """Give a line for each tensor, after a head; nothing where no statistics were asked for."""
     if not statistics:
         return
-    found = list(statistics.values())
+    found = list(statistics.values())[:MOST_LINES]
 
     def column(title: str, texts: list[str], rank: int, role: str = "figure") -> Column:
         return Column(title, role, texts, texts, rank)
@@ -33,13 +35,15 @@ def value_lines(statistics: Mapping[str, ValueStatistics], width: int) -> Iterat
         column("norm", [_number(each.spectral_norm) for each in found], 2),
         column("histogram", [_bars(each.histogram) for each in found], 4, "shape"),
     ]
-    names = [printable(name) for name in statistics]
+    names = [printable(name) for name in itertools.islice(statistics, MOST_LINES)]
     room, columns, _ = fit([each for each in columns if any(each.texts)], map(cells, ("tensor", *names)), width)
     yield []
     yield [("tensor".ljust(room), "title"), *titles_of(columns)]
     for place, name in enumerate(names):
         shown = shortened(name, room)
         yield [(shown, "name"), (" " * (room - cells(shown)), ""), *cells_of(columns, place)]
+    if len(statistics) > MOST_LINES:
+        yield [(more_lines(len(statistics) - MOST_LINES), "note")]
 
 
 def _number(value: float | None) -> str:

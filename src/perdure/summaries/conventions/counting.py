@@ -38,11 +38,13 @@ class Counter:
         sees_composites: it tells apart the operators that are made of others, such as `linear`. Autograd takes them
             apart, so that the calls must be made in inference mode, where they come whole: `enter`, then the operators
             that they are made of, then `leave`. A counter of another kind needs neither.
+        counts_backward: its convention gives the operations of a backward pass numbers.
         counts: the operations of each module by its path, those of the modules below it not included. The unit is the
             convention's; `flops_of` and `macs_of` tell the meaning.
     """
 
     sees_composites = False
+    counts_backward = True
 
     def __init__(self, model: nn.Module | None = None) -> None:
         """Begin at zero.

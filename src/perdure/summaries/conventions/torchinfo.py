@@ -21,6 +21,8 @@ class TorchinfoCounter(Counter):
     once for each step, all others once for each example. Of pruned parameters those count that are left.
     """
 
+    counts_backward = False
+
     def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__(model)
         self._kept = _kept_of_pruned(model) if model is not None else {}
