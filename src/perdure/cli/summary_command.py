@@ -44,7 +44,7 @@ class _Sizes(click.ParamType):
 @click.argument("other", type=click.Path(), required=False)
 @click.option("--depth", type=click.IntRange(min=0), default=None, help="Show so many levels below the model.")
 @click.option("--prefix", default=None, help="Only what is under these keys or this name, as 'ema' in a checkpoint.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, named as in what summarize returns.")
 @click.option("--markdown", is_flag=True, help="Print a table in Markdown.")
 @click.option("--csv", "csv_path", metavar="PATH", default=None, help="Write a line for each module; - prints them.")
 @click.option("--html", "html_path", metavar="PATH", default=None, help="Write a page with a treemap; - prints it.")

@@ -60,7 +60,7 @@ def _offered(stored: StoredTensors) -> _Offered:
     if found is None or found.obstacles:
         said = "; ".join(found.obstacles[:5]) if found else "it was saved without its classes"
         return _Offered(tuple(forms), f"not by its classes: {said}")
-    reason = "" if "graph" in forms else "it was saved without an example, so it has no graph"
+    reason = "" if "graph" in forms else "it has no graph: it was saved without an example, or could not be traced"
     return _Offered(("class", *forms), reason, tuple(str(name) for name in found.names if not name.is_torchs))
 
 
