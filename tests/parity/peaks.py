@@ -26,6 +26,49 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(self.embedding(tokens))[0][:, -1])
 
 
+class Pyramid(nn.Module):
+    """Goes down in resolution, and up again by transposed convolutions, like models of segmentation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3, padding=1)
+        self.down = nn.Conv2d(32, 64, 3, 2, 1)
+        self.up = nn.ConvTranspose2d(64, 32, 2, 2)
+        self.join = nn.Sequential(nn.Conv2d(64, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 4, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = self.first(images).relu()
+        return self.join(torch.cat([first, self.up(self.down(first).relu())], 1))
+
+
+class Mixer(nn.Module):
+    """Attention, and layers with a gate of SiLU, over convolved sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolve = nn.Conv1d(16, 64, 5, padding=2)
+        self.project = nn.Linear(64, 192)
+        self.gate, self.value, self.out = nn.Linear(64, 256), nn.Linear(64, 256), nn.Linear(256, 64)
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        x = self.convolve(signal).transpose(1, 2)
+        query, key, value = self.project(x).unflatten(2, (3, 4, 16)).permute(2, 0, 3, 1, 4)
+        x = x + nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self.out(nn.functional.silu(self.gate(x)) * self.value(x))
+
+
+def _exact() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 8, 3)).double()
+
+
+def _volumes() -> nn.Module:
+    return nn.Sequential(nn.Conv3d(3, 16, 3, padding=1), nn.BatchNorm3d(16), nn.ReLU(), nn.Conv3d(16, 8, 3))
+
+
+def _last_channels() -> nn.Module:
+    return torchvision.models.resnet18().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def _perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(512, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.GELU(), nn.Linear(2048, 10))
 
@@ -48,6 +91,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = 
     "mobilenet_v2": (torchvision.models.mobilenet_v2, lambda: _images(2)),
     "lstm": (Recurrent, _tokens),
     "decoder": (_decoder, _tokens),
+    "pyramid": (Pyramid, lambda: torch.randn(2, 3, 64, 64)),
+    "mixer": (Mixer, lambda: torch.randn(4, 16, 200)),
+    "double": (_exact, lambda: torch.randn(2, 8, 32, 32).double()),
+    "volumes": (_volumes, lambda: torch.randn(1, 3, 8, 32, 32)),
+    "channels_last": (_last_channels, lambda: torch.randn(2, 3, 96, 96).to(memory_format=torch.channels_last)),
     "vit_b_16": (torchvision.models.vit_b_16, lambda: _images(1)),
 }
 

@@ -144,10 +144,11 @@ def _current_node() -> int | None:
 
 @functools.cache
 def _is_composite(func: Any) -> bool:
-    """Tell whether an operator is made of others and of nothing else."""
+    """Tell whether an operator is made of others, and has no kernel of its own on a CPU."""
     if not isinstance(func, OpOverload):
         return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    has = functools.partial(torch._C._dispatch_has_kernel_for_dispatch_key, func.name())
+    return has("CompositeImplicitAutograd") and not has("CPU")
 
 
 def call_followed(model: nn.Module, follower: Follower, args: Any, kwargs: Any) -> Any:
