@@ -266,7 +266,7 @@ def test_sizes_of_no_tensor(sizes: tuple[int, ...]) -> None:
         perdure.summarize(nn.Linear(8, 8), input_size=sizes)
 
 
-def test_models_and_examples_without_content_already() -> None:
+def test_models_and_examples_without_content_already(capfd: pytest.CaptureFixture[str]) -> None:
     with FakeTensorMode() as mode:
         model = layers()
         example = ones()
@@ -281,7 +281,9 @@ def test_models_and_examples_without_content_already() -> None:
         assert (summary.flops, summary.backward_flops, summary.ran) == (2 * PRODUCT, 3 * PRODUCT, "fake tensors")
     with mode:
         assert perdure.summarize(layers(), example=example).flops == 2 * PRODUCT
-    assert not modes()
+    with pytest.raises(InputError, match="does not take the example"):
+        perdure.summarize(model, example=torch.ones(2, 9))
+    assert not modes() and capfd.readouterr() == ("", "")
 
 
 def test_training_within_inference_mode() -> None:

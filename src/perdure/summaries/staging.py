@@ -52,7 +52,8 @@ def staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[Stage]:
     Raises:
         UnsupportedModelError: a parameter cannot be exchanged, and training would change it.
     """
-    with in_mode(model, training=training), deeply(), eagerly(), warnings.catch_warnings():
+    quietly = quiet(_FAKES, logging.CRITICAL)  # it reports each failure, which is reported here
+    with in_mode(model, training=training), deeply(), eagerly(), quietly, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if training else []
         if real:
@@ -69,7 +70,7 @@ def staged(model: nn.Module, *, training: bool, real: bool) -> Iterator[Stage]:
             if not isinstance(tensor, FakeTensor):
                 contentless.leave(tensor)
         held = contentless.made
-        with contentless.mode, quiet(_FAKES, logging.CRITICAL):  # it reports each failure, which is reported here
+        with contentless.mode:
             yield Stage(held, lambda example: with_tensors(example, contentless.of))
 
 
