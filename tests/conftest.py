@@ -7,6 +7,10 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline: a shared machine stalls now and then, and a property that holds slowly still holds. The same examples each
@@ -16,3 +20,11 @@ settings.register_profile(
 )
 settings.register_profile("search", parent=settings.get_profile("same"), derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unburdened() -> Iterator[None]:
+    """Keep Python's collector from going over all that other modules left: limits of time are on what is tested."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
