@@ -159,7 +159,7 @@ def test_arguments_that_operators_do_not_take(content, error):
         load(content)
 
 
-MODEL, RELU_CALL = [0, 0, 0, 1, [{"v": 1}]], [0, 1, 0, 1, [{"v": 1}]]
+MODEL, RELU_CALL = [0, 0, 0, 1, [[2, 3]], [[2, 3]]], [0, 1, 0, 1, [], [[{"mul": [2, 3]}]]]
 MODULES = [["", "Net"], ["relu", "ReLU"]]
 
 
@@ -169,7 +169,9 @@ def called(*calls: list[Any], modules: Any = MODULES, **changes: Any) -> dict[st
 
 def test_sound_calls_of_modules_are_read():
     relu = [0, {"i": 0}]
-    again = called([*MODEL[:3], 3], RELU_CALL, [-1, 1, 1, 1], [-1, 1, 1, 1], [-1, 2, 1, 0], nodes=[relu] * 3)
+    again = called(
+        [*MODEL[:3], 3, *MODEL[4:]], RELU_CALL, [-1, 1, 1, 1], [-1, 1, 1, 1], [-1, 2, 1, 0], nodes=[relu] * 3
+    )
     made = decode(json.dumps(again).encode(), "sound.safetensors")
     assert [(scope.path, scope.kind, scope.depth, scope.start, scope.stop) for scope in made.scopes()] == [
         ("", "Net", 0, 0, 3),
@@ -212,14 +214,14 @@ def test_sound_calls_of_modules_are_read():
         (called(MODEL, RELU_CALL, *[[-1, 1, 1, 0]] * 100_000), LimitError),
         (called([0, 0, 0, 0], RELU_CALL), CorruptError),
         (called([0, 1, 0, 1], RELU_CALL), CorruptError),
-        (called(MODEL, [0, 1, 0, 1, [{"v": 2}]]), CorruptError),
-        (called(MODEL, [0, 1, 0, 0, [{"v": 1}]]), CorruptError),
-        (called(MODEL, [0, 1, 0, 1, [{"v": 0}]]), CorruptError),
-        (called(MODEL, [0, 1, 0, 1, [{"i": 1}]]), CorruptError),
-        (called(MODEL, [0, 1, 0, 1, [{"t": 0}]]), CorruptError),
-        (called(MODEL, [0, 1, 0, 1, [{"g": 0}]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [[-1]]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [[1.5]]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [[None]]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [], [[{"s": 9}]]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [], [[{"v": 1}]]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [], [[{"mod": [5, 0]}]]]), CorruptError),
+        (called(MODEL, [0, 1, 0, 1, [], [[1] * 65]]), LimitError),
         (called(MODEL, [0, 1, 0, 1, [5]]), CorruptError),
-        (called(MODEL, [0, 1, 0, 1, [[{"v": 1}]]]), CorruptError),
         (called(MODEL, [0, 1, 0, 1, {"v": 1}]), CorruptError),
         (called(MODEL, RELU_CALL, *[[-1, depth, 0, 1] for depth in range(2, 102)]), LimitError),
     ],

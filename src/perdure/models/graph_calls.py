@@ -47,6 +47,11 @@ class Inputs(nn.Module):
             self._check_sizes(leaves)
         return leaves
 
+    def sizes(self, leaves: list[Any]) -> list[int]:
+        """Return the value of each symbol in a call with these leaves."""
+        shapes = [(leaves[leaf].shape[axis], factor, offset) for leaf, axis, factor, offset in self.solutions]
+        return [size if factor == 1 and offset == 0 else (size - offset) // factor for size, factor, offset in shapes]
+
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         n_places = len(self.places)
         if not isinstance(kwargs, dict):
@@ -73,14 +78,11 @@ class Inputs(nn.Module):
         return {}
 
     def _check_sizes(self, leaves: list[Any]) -> None:
-        sizes: list[Any] = []
-        for number, (leaf, axis, factor, offset) in enumerate(self.solutions):
-            size = leaves[leaf].shape[axis]
-            found = size if factor == 1 and offset == 0 else (size - offset) // factor
-            least, most = self.bounds[number]
+        sizes = self.sizes(leaves)
+        for found, (least, most), (leaf, axis, factor, offset) in zip(sizes, self.bounds, self.solutions, strict=True):
             if found < least or (most is not None and found > most):
+                size = leaves[leaf].shape[axis]
                 raise self._size_error(leaf, axis, size, _range(least, most, factor, offset))
-            sizes.append(found)
         for number, expected in enumerate(self.leaves):
             for axis, size in expected.free:
                 wanted = size_of(size, sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from perdure.errors import UnsupportedModelError
+from perdure.models.heard_calls import HeardCall
 from perdure.models.operators import ALLOWED, GETITEM, HIGHER_ORDER, NAMES, overload, parameters_of
 from perdure.models.traced_scopes import Scopes
 from perdure.records.graph import (
@@ -20,14 +21,18 @@ from perdure.records.graph import (
     Subgraph,
     TensorEntry,
 )
-from perdure.records.module_calls import Calls, Modules
 
 
 class Writer:
     """Writes the nodes of an exported program down."""
 
     def __init__(
-        self, model: nn.Module, program: ExportedProgram, device: torch.device, taken: Iterable[str] = ()
+        self,
+        model: nn.Module,
+        program: ExportedProgram,
+        device: torch.device,
+        taken: Iterable[str] = (),
+        heard: Sequence[HeardCall] = (),
     ) -> None:
         self.program = program
         self.operators: list[Operator] = []
@@ -35,9 +40,7 @@ class Writer:
         self.subgraphs: list[Subgraph] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.fakes: list[torch.Tensor] = []
-        self.modules: Modules = ()
-        self.calls: Calls = ()
-        self._model = model
+        self.scopes = Scopes(model, heard)
         self._device = device
         self._numbers: dict[tuple[str, str], int] = {}
         self._entries: dict[str, int] = {}
@@ -53,7 +56,7 @@ class Writer:
     def write(self, leaves: list[int]) -> tuple[Any, Any]:
         """Return nodes and outputs of the whole graph; the user's inputs are the leaves of these numbers.
 
-        The calls of modules that made the nodes are afterwards in `modules` and `calls`.
+        The calls of modules that made the nodes are afterwards known to `scopes`.
         """
         numbers = iter(leaves)
         known: dict[fx.Node, Any] = {}
@@ -61,11 +64,8 @@ class Writer:
             if node.op == "placeholder":
                 spec = self._specs[node.name]
                 known[node] = {"i": next(numbers)} if spec.kind is InputKind.USER_INPUT else spec
-        scopes = Scopes(self._model)
-        nodes, outputs, _ = self._write_block(self.program.graph, self.program.graph_module, known, scopes)
+        nodes, outputs, _ = self._write_block(self.program.graph, self.program.graph_module, known, self.scopes)
         others = len(outputs) - len(self.program.graph_signature.user_outputs)
-        given: Any = self.program.graph.output_node().args[0]
-        self.modules, self.calls = scopes.recorded(given[others:], lambda node, place: self.value(node, known, place))
         return nodes, outputs[others:]
 
     def _write_block(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,137 +9,84 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from perdure.records.module_calls import (
-    MAX_CALL_DEPTH,
-    MAX_CALLS,
-    MAX_NAME,
-    Calls,
-    Modules,
-    Scope,
-    pack_scopes,
-)
-
-_PREFIX = "model."
-"""The paths of the model's modules in the trace, whose wrapper holds the model in an attribute of that name."""
-
-_Name = tuple[str, str]
-"""What the trace calls a call: a key that no other call of that module has, and the module's path."""
-
-
-@dataclasses.dataclass(eq=False)
-class _Call:
-    """A call while it is found.
-
-    Attributes:
-        path: the module's in the model.
-        start: how many nodes of the record stand before it.
-        parent: the call that it is made in.
-        depth: how many calls it is made in.
-        stop: how many nodes of the record stand before its end.
-        begin: how many nodes of the program stand before it.
-        end: how many stand before its end.
-        last: the call that was made in it last.
-        outputs: the nodes of the program that it gave.
-    """
-
-    path: str
-    start: int
-    begin: int = 0
-    parent: _Call | None = None
-    depth: int = 0
-    stop: int = 0
-    end: int = 0
-    last: _Call | None = None
-    outputs: list[fx.Node] = dataclasses.field(default_factory=list)
+from perdure.models.heard_calls import HeardCall, SymbolicShapes, common_key
+from perdure.records.module_calls import MAX_CALL_DEPTH, MAX_CALLS, MAX_NAME, Calls, Modules, Scope, pack_scopes
 
 
 class Scopes:
-    """Finds the calls while the nodes of a program are looked at in their order."""
+    """Finds the nodes of each call that was heard, while the nodes of the program are looked at in their order."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._modules = dict(model.named_modules(remove_duplicate=False))
-        self._first_paths = {id(module): path for path, module in model.named_modules()}
-        self._root = _Call("", 0)
-        self._calls = [self._root]
-        self._entered: dict[tuple[_Call, str, str], _Call] = {}
-        self._makers: list[tuple[fx.Node, _Call]] = []
-        self._are_nested = True
+    def __init__(self, model: nn.Module, heard: Sequence[HeardCall]) -> None:
+        self._modules = dict(model.named_modules())
+        self._heard = heard
+        self._parents = list(_parents_of(heard))
+        self._numbers = {call.key: number for number, call in enumerate(heard) if call.key}
+        self._nodes: list[range | None] = [None] * len(heard)
+        self._current = self._latest = 0
 
     def see(self, node: fx.Node, start: int, stop: int) -> None:
         """Look at the next node; so many nodes of the record stand before it and before what follows it."""
-        call = self._root
-        for key, path in self._scopes_of(node):
-            call = self._enter(call, key, path, start)
-        self._makers.append((node, call))
-        for one in _outwards(call):
-            one.stop, one.end = stop, len(self._makers)
+        if not self._heard:
+            return
+        number, running = self._call_of(node), set(self._outwards(self._current))
+        while number not in running and number <= self._latest:  # it has ended: the trace moved the node behind that
+            number = self._parents[number]
+        self._current, self._latest = number, max(number, self._latest)
+        for one in self._outwards(number):
+            known = self._nodes[one]
+            self._nodes[one] = range(start if known is None else known.start, stop)
 
-    def _scopes_of(self, node: fx.Node) -> list[_Name]:
-        """Return the calls that a node was made in; one that calls sub-graphs, those that all of their nodes were."""
+    def _call_of(self, node: fx.Node) -> int:
+        """Return the call that made a node; for one that calls sub-graphs, the one that all of their nodes were made in."""
         source: Any = node.args[0] if node.target is operator.getitem else None
         if isinstance(source, fx.Node) and isinstance(source.target, torch._ops.HigherOrderOperator):
-            return self._scopes_of(source)
-        inner = [self._scopes_of(part) for body in _bodies(node) for part in body.nodes if part.op == "call_function"]
-        return _common(inner) if inner else list(self._noted(node))
+            return self._call_of(source)
+        inner = [self._call_of(part) for body in _bodies(node) for part in body.nodes if part.op == "call_function"]
+        if inner:
+            chains = [list(self._outwards(number))[::-1] for number in inner]
+            return [same for same, *others in zip(*chains, strict=False) if set(others) <= {same}][-1]
+        keys = map(common_key, reversed(node.meta.get("nn_module_stack") or {}))
+        return next((self._numbers[key] for key in keys if key in self._numbers), 0)
 
-    def _noted(self, node: fx.Node) -> Iterator[_Name]:
-        """Yield the calls that the trace noted beside a node."""
-        for key, (path, *_) in (node.meta.get("nn_module_stack") or {}).items():
-            if isinstance(path, str) and path.startswith(_PREFIX) and path.removeprefix(_PREFIX) in self._modules:
-                yield key, path.removeprefix(_PREFIX)
+    def _outwards(self, number: int) -> Iterator[int]:
+        """Yield a call and those that it was made in, up to the model's own."""
+        yield number
+        while number:
+            number = self._parents[number]
+            yield number
 
-    def _enter(self, parent: _Call, key: str, path: str, start: int) -> _Call:
-        """Return a call: a new one, or one that goes on after nodes of the calls around it."""
-        call = self._entered.get((parent, key, path))
-        if call is None:
-            first_path = self._first_paths[id(self._modules[path])]
-            call = parent.last = _Call(first_path, start, len(self._makers), parent, parent.depth + 1)
-            self._entered[parent, key, path] = call
-            self._calls.append(call)
-        self._are_nested &= parent.last is call
-        return call
-
-    def recorded(self, given: Sequence[Any], refer: Callable[[fx.Node, int], Any]) -> tuple[Modules, Calls]:
-        """Return the modules and their calls, as the record has them; none where they do not fit into it.
+    def recorded(self, n_nodes: int, write: Callable[[Any], Any]) -> tuple[Modules, Calls]:
+        """Return the modules and their calls, as the record has them; none where there are more than it takes.
 
         Args:
-            given: the nodes that the model gives.
-            refer: returns a node as an argument of one that stands at a place.
+            n_nodes: how many nodes the record has.
+            write: returns a size as the record has it; None for one that it has no words for.
         """
-        self._find_outputs(given)
-        scopes = [
-            Scope(
-                call.path,
-                type(self._modules[call.path]).__name__,
-                call.depth,
-                call.start,
-                call.stop,
-                tuple(refer(node, call.stop) for node in call.outputs),
-            )
-            for call in self._calls
-        ]
-        return pack_scopes(scopes) if self._are_nested and _are_within_limits(scopes) else ((), ())
+        scopes: list[Scope] = []
+        if not self._heard or len(self._heard) > MAX_CALLS:
+            return (), ()
+        self._nodes[0] = range(n_nodes)
+        ends: dict[int, int] = {}  # of what was made last in each call
+        for number, (call, parent) in enumerate(zip(self._heard, self._parents, strict=True)):
+            earliest = ends.get(parent, scopes[parent].start) if number else 0
+            nodes = self._nodes[number] or range(earliest, earliest)
+            ends[parent] = nodes.stop
+            kind = type(self._modules[call.path]).__name__
+            shapes = _written(call.inputs, write), _written(call.outputs, write)
+            scopes.append(Scope(call.path, kind, call.depth, nodes.start, nodes.stop, *shapes))
+        fits = all(
+            scope.depth <= MAX_CALL_DEPTH and max(len(scope.path), len(scope.kind)) <= MAX_NAME for scope in scopes
+        )
+        return pack_scopes(scopes) if fits else ((), ())
 
-    def _find_outputs(self, given: Sequence[Any]) -> None:
-        """Find what each call gave: tensors made in it that are used after it, or that the model gives.
 
-        Where a call makes a node that gives a tensor of the caller's as it is, the trace takes that node for the tensor ever
-        after. Such a tensor is given by the call only if nothing else is.
-        """
-        self._root.outputs = [node for node in given if _is_tensor(node)]
-        last_uses: dict[fx.Node, float] = {node: math.inf for node in given if isinstance(node, fx.Node)}
-        for number, (user, _) in reversed(list(enumerate(self._makers))):
-            for node in user.all_input_nodes:
-                last_uses.setdefault(node, number)
-        for node, maker in self._makers:
-            for call in _outwards(maker):
-                if call is self._root or last_uses.get(node, -1) < call.end or not _is_tensor(node):
-                    break
-                call.outputs.append(node)
-        numbers = {node: number for number, (node, _) in enumerate(self._makers)}
-        for call in self._calls[1:]:
-            own = [node for node in call.outputs if numbers.get(_itself(node), -1) >= call.begin]
-            call.outputs = own or call.outputs
+def _parents_of(heard: Sequence[HeardCall]) -> Iterator[int]:
+    """Yield the number of the call that each was made in; for the first, which is the model's own, its own."""
+    around: list[int] = []
+    for number, call in enumerate(heard):
+        del around[call.depth :]
+        yield around[-1] if around else number
+        around.append(number)
 
 
 def _bodies(node: fx.Node) -> Iterator[fx.Graph]:
@@ -154,53 +98,7 @@ def _bodies(node: fx.Node) -> Iterator[fx.Graph]:
                 yield found.graph
 
 
-def _common(lists: list[list[_Name]]) -> list[_Name]:
-    """Return the items with which all lists begin."""
-    same = itertools.takewhile(lambda items: len(set(items)) == 1, zip(*lists, strict=False))
-    return [items[0] for items in same]
-
-
-def _itself(node: fx.Node) -> fx.Node:
-    """Return the node that made the very tensor that a node gives."""
-    while node.target in _GIVES_ITS_ARGUMENT:
-        first: Any = node.args[0]
-        if not _is_tensor(first) or _memory(first) != _memory(node):
-            break
-        node = first
-    return node
-
-
-def _memory(node: fx.Node) -> tuple[Any, ...]:
-    """Return how a node's tensor lies in memory; sizes as text, since to compare symbols may add assumptions to a trace."""
-    tensor = node.meta["val"]
-    strides = str(tensor.stride()) if tensor.layout is torch.strided else ""
-    return tensor.dtype, tensor.device, tensor.layout, str(tensor.shape), strides
-
-
-_GIVES_ITS_ARGUMENT: set[Any] = {
-    torch.ops.aten.to.dtype,
-    torch.ops.aten.to.dtype_layout,
-    torch.ops.aten.to.device,
-    torch.ops.aten.to.other,
-    torch.ops.aten.type_as.default,
-    torch.ops.aten.contiguous.default,
-    torch.ops.aten.dropout.default,
-}
-"""Operators that give their first argument itself where it is as they would make it."""
-
-
-def _is_tensor(node: Any) -> bool:
-    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), torch.Tensor)
-
-
-def _are_within_limits(scopes: list[Scope]) -> bool:
-    names = [name for scope in scopes for name in (scope.path, scope.kind)]
-    deepest = max(scope.depth for scope in scopes)
-    return len(scopes) <= MAX_CALLS and deepest <= MAX_CALL_DEPTH and max(map(len, names)) <= MAX_NAME
-
-
-def _outwards(call: _Call | None) -> Iterator[_Call]:
-    """Yield a call and those that it is made in."""
-    while call is not None:
-        yield call
-        call = call.parent
+def _written(shapes: SymbolicShapes, write: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """Return shapes as the record has them, less those with a size that it has no words for."""
+    written = (tuple(write(size) for size in shape) for shape in shapes)
+    return tuple(shape for shape in written if None not in shape)

@@ -43,12 +43,14 @@ class Sizes:
 
     def size(self, size: int | torch.SymInt) -> Any:
         """Return a size of a tensor as the record has it."""
-        if not isinstance(size, torch.SymInt):
-            return int(size)
-        written = self.write(size.node.expr)
+        written = self.written(size)
         if written is None:
-            raise SizesError(f"the size {size.node.expr} of an input cannot be written down")
+            raise SizesError(f"the size {size} of an input cannot be written down")
         return written
+
+    def written(self, size: int | torch.SymInt) -> Any:
+        """Return a size of a tensor as the record has it; None for one that it has no words for."""
+        return self.write(size.node.expr) if isinstance(size, torch.SymInt) else int(size)
 
     def write(self, expression: Any) -> Any:
         """Return an expression as the record has it; None for one that it has no words for."""

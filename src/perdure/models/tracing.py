@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from perdure.errors import InputError, PerdureError, UnsupportedModelError
 from perdure.models.examples import Example
+from perdure.models.heard_calls import HeardCalls, noted_calls
 from perdure.models.preserving import Before
 from perdure.models.structure import Tree, flatten, leaf_places
 from perdure.models.traced_axes import Axes, asked_axes, batch_axes, token_axes
@@ -185,11 +186,13 @@ class Tracer:
 
     def _attempt(self, free: list[Axes], strict: bool, tree: Tree) -> Traced:
         """Trace with these axes free, by running the model or, where `strict`, by reading its byte code too."""
+        heard = HeardCalls()
         try:
-            program = self._export(free, strict)
+            program = self._export(free, strict, heard)
         except Exception as error:
             raise _AttemptError(f"torch.export cannot trace its forward function: {first_lines(error)}") from error
-        writer = Writer(self.model, program, self.device, self._taken)
+        calls = noted_calls(program.graph, self.model) if strict else heard.calls
+        writer = Writer(self.model, program, self.device, self._taken, calls)
         try:
             found = self._assemble(writer, tree)
             trial = Trial(self, found, writer)
@@ -273,12 +276,16 @@ class Tracer:
         for free in choices[1:]:
             yield free, False
 
-    def _export(self, free: list[Axes], strict: bool) -> ExportedProgram:
+    def _export(self, free: list[Axes], strict: bool, heard: HeardCalls) -> ExportedProgram:
         shapes = [self._marks(number, axes) for number, axes in enumerate(free)]
         copies = [tensor.detach().clone() for tensor in self.tensors]
         flat = Flat(self.model, self.call)
         try:
-            with contextlib.redirect_stderr(io.StringIO()), quiet(NOISY):
+            with (
+                contextlib.nullcontext() if strict else heard.listening_to(self.model),
+                contextlib.redirect_stderr(io.StringIO()),
+                quiet(NOISY),
+            ):
                 return _export(flat, (copies,), dynamic_shapes=(shapes,) if shapes else None, strict=strict)
         finally:
             self.before.restore()  # a trace leaves tensors of its own kind in them
@@ -299,6 +306,7 @@ class Tracer:
         )
         numbers = [number for number, leaf in enumerate(leaves) if leaf.dtype]
         nodes, outputs = writer.write(numbers)
+        modules, calls = writer.scopes.recorded(len(nodes), sizes.written)
         return Graph(
             features=("scan",) if any(op.name == "higher_order.scan" for op in writer.operators) else (),
             operators=tuple(writer.operators),
@@ -312,8 +320,8 @@ class Tracer:
             tree=tree,
             dtype=self._dtype(),
             subgraphs=tuple(writer.subgraphs),
-            modules=writer.modules,
-            calls=writer.calls,
+            modules=modules,
+            calls=calls,
         )
 
     def _arguments(self, writer: Writer) -> Iterator[Argument]:

@@ -224,7 +224,7 @@ class _Checker:
             raise self._limit(f"its sub-graphs are nested deeper than {MAX_SUBGRAPH_DEPTH} levels")
         bounds = {"i": len(self.graph.leaves), "t": len(self.graph.tensors), "g": len(depths)}
         self._check_nodes(self.graph.nodes, self.graph.outputs, bounds)
-        self._check_scopes(bounds)
+        self._check_scopes()
         self._check_tree(self.graph.tree, len(self.graph.outputs), "outputs")
 
     def _corrupt(self, text: str) -> CorruptError:
@@ -263,12 +263,15 @@ class _Checker:
             self._check_size(constraint.left)
             self._check_size(constraint.right)
         for leaf in self.graph.leaves:
-            if len(leaf.shape) > MAX_RANK:
-                raise self._limit(f"its graph has an input of {len(leaf.shape)} axes; the limit is {MAX_RANK}")
-            for size in leaf.shape:
-                self._check_size(size)
-                if type(size) is int and size < 0:
-                    raise self._corrupt(f"its graph has an input with an axis of size {size}")
+            self._check_shape(leaf.shape, "an input")
+
+    def _check_shape(self, shape: tuple[Any, ...], what: str) -> None:
+        if len(shape) > MAX_RANK:
+            raise self._limit(f"its graph has {what} of {len(shape)} axes; the limit is {MAX_RANK}")
+        for size in shape:
+            self._check_size(size)
+            if type(size) is int and size < 0:
+                raise self._corrupt(f"its graph has {what} with an axis of size {size}")
 
     def _check_size(self, size: Any, depth: int = 0) -> None:
         if depth > MAX_DEPTH:
@@ -308,7 +311,7 @@ class _Checker:
             self._check_value(value, bounds, len(nodes), 0, used)
         return used
 
-    def _check_scopes(self, bounds: References) -> None:
+    def _check_scopes(self) -> None:
         try:
             scopes = self.graph.scopes()
         except ValueError as error:
@@ -316,10 +319,8 @@ class _Checker:
         except OverflowError as error:
             raise self._limit(f"its graph {error}") from None
         for scope in scopes:
-            for value in scope.outputs:
-                if _only_item(value)[0] not in ("v", "i", "t"):
-                    raise self._corrupt(f"a call of a module gives {str(value)[:60]}, which is no tensor of its graph")
-                self._check_value(value, bounds, scope.stop, 0, set())
+            for shape in (*scope.inputs, *scope.outputs):
+                self._check_shape(shape, "a tensor in a call of a module")
 
     def _check_value(self, value: Any, bounds: References, place: int, depth: int, used: set[int]) -> None:
         kind = type(value)

@@ -18,6 +18,9 @@ MAX_NAME = 1_000
 Modules = tuple[tuple[str, str], ...]
 """Path and class of each module that was called, in the order of their first calls."""
 
+Shapes = tuple[tuple[Any, ...], ...]
+"""Sizes as the leaves of a graph have them."""
+
 
 class ModuleCall(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """A call of a module, in the record.
@@ -28,14 +31,16 @@ class ModuleCall(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
         depth: how many calls it was made in: 0 for the model's own, which comes first.
         offset: how many nodes stand between the start of the call before it and its own.
         n_nodes: how many nodes it made; 0 where none of them is left.
-        outputs: the tensors that it gave, as arguments of a node that stands behind its last one.
+        inputs: the shapes of the tensors among its arguments, each a size for each axis.
+        outputs: of those that it gave.
     """
 
     module: int
     depth: int
     offset: int
     n_nodes: int
-    outputs: tuple[Any, ...] = ()
+    inputs: Shapes = ()
+    outputs: Shapes = ()
 
 
 class Scope(NamedTuple):
@@ -47,7 +52,8 @@ class Scope(NamedTuple):
         depth: how many calls it was made in.
         start: the place of its first node.
         stop: the place behind its last node.
-        outputs: the tensors that it gave, as arguments of a node that stands at `stop`.
+        inputs: the shapes of the tensors among its arguments, each a size for each axis.
+        outputs: of those that it gave.
     """
 
     path: str
@@ -55,7 +61,8 @@ class Scope(NamedTuple):
     depth: int
     start: int
     stop: int
-    outputs: tuple[Any, ...]
+    inputs: Shapes
+    outputs: Shapes
 
 
 Calls = tuple[ModuleCall, ...]
@@ -73,7 +80,8 @@ def pack_scopes(scopes: Sequence[Scope]) -> tuple[Modules, Calls]:
             numbers[scope.path] = n_before
             modules.append((scope.path, scope.kind))
         module = numbers[scope.path] - n_before
-        calls.append(ModuleCall(module, scope.depth, scope.start - start, scope.stop - scope.start, scope.outputs))
+        n_nodes = scope.stop - scope.start
+        calls.append(ModuleCall(module, scope.depth, scope.start - start, n_nodes, scope.inputs, scope.outputs))
         start = scope.start
     return tuple(modules), tuple(calls)
 
@@ -98,7 +106,7 @@ def unpack_scopes(modules: Modules, calls: Calls, n_nodes: int) -> list[Scope]:
         n_called += call.module == 0
         if not 0 <= number < min(n_called, len(modules)):
             raise ValueError(f"call {len(scopes)} is of no module of its table")
-        scopes.append(Scope(*modules[number], call.depth, start, start + call.n_nodes, call.outputs))
+        scopes.append(Scope(*modules[number], call.depth, start, start + call.n_nodes, call.inputs, call.outputs))
     if n_called < len(modules):
         raise ValueError("lists a module that is never called")
     _check_nesting(scopes, n_nodes)

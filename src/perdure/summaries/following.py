@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from perdure.models.execution import FrozenGraph
 from perdure.models.graph_scopes import run_in_scopes
+from perdure.models.nested_tensors import leading_shape, shapes_in, tensors_in
 from perdure.records.module_calls import Scope
-from perdure.records.summary.summary import ModuleCall, Shape
+from perdure.records.summary.summary import ModuleCall
 from perdure.summaries.conventions.counting import Counter
 from perdure.summaries.ledger import Ledger
 from perdure.summaries.lenient_kernels import run_operator
-from perdure.summaries.tensors import shapes_in, tensors_in
 from perdure.summaries.workspaces import workspace_of
 
 
@@ -178,7 +178,7 @@ def _watched(forward: Any, module: nn.Module, path: str, follower: Follower) -> 
             follower.abandon()
             raise
         follower.leave(ModuleCall(shapes_in(args, kwargs), shapes_in(out)))
-        follower.counter.on_call(module, type(module).__name__, path, out)
+        follower.counter.on_call(module, type(module).__name__, path, leading_shape(out))
         return out
 
     return called
@@ -189,17 +189,16 @@ class _OfGraph:
 
     def __init__(self, model: FrozenGraph, follower: Follower) -> None:
         self._model, self._follower = model, follower
-        self._inputs: list[tuple[Shape, ...]] = []
 
-    def on_enter(self, scope: Scope, inputs: list[torch.Tensor]) -> None:
-        self._inputs.append(shapes_in(inputs))
+    def on_enter(self, scope: Scope) -> None:
         self._follower.enter(scope.path)
 
-    def on_exit(self, scope: Scope, outputs: list[torch.Tensor]) -> None:
-        self._follower.leave(ModuleCall(self._inputs.pop(), shapes_in(outputs)))
+    def on_exit(self, scope: Scope) -> None:
+        self._follower.leave(ModuleCall(scope.inputs, scope.outputs))
         holder = _submodule(self._model, scope.path)
         if holder is not None:
-            self._follower.counter.on_call(holder, scope.kind, scope.path, outputs)
+            shape = scope.outputs[0] if scope.outputs else ()
+            self._follower.counter.on_call(holder, scope.kind, scope.path, shape)
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:

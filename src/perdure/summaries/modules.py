@@ -11,11 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from perdure.models.execution import FrozenGraph
+from perdure.models.nested_tensors import shape_of
 from perdure.records.manifest import PARTS
 from perdure.records.summary.rows import rows_of
 from perdure.records.summary.sharing import Place, own_bytes
 from perdure.records.summary.summary import Shape, SummaryRow, SummaryTensor
-from perdure.summaries.tensors import shape_of
 from perdure.weights.dtypes import short_name
 
 

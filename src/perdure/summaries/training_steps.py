@@ -11,9 +11,9 @@ from torch import nn
 
 from perdure.errors import InputError
 from perdure.models.examples import Example
+from perdure.models.nested_tensors import tensors_in
 from perdure.summaries.following import Follower, call_followed, watch
 from perdure.summaries.ledger import bytes_of
-from perdure.summaries.tensors import tensors_in
 
 NewOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Loss = Callable[[nn.Module, Any], torch.Tensor]

@@ -77,8 +77,8 @@ class Counter:
     def leave(self, func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
         """It ends. `out` is None where it failed."""
 
-    def on_call(self, module: nn.Module, kind: str, path: str, out: Any) -> None:
-        """A module's call has ended."""
+    def on_call(self, module: nn.Module, kind: str, path: str, shape: tuple[int, ...]) -> None:
+        """A module's call has ended; `shape` is that of the tensor that stands for its result, empty where none does."""
 
     def of_alternatives(self, runs: Sequence[Callable[[], Any]]) -> Any:
         """Run what are alternatives, the branches of a condition; the one of the most operations counts.

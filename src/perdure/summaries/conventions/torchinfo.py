@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter as Tally
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,12 +35,12 @@ class TorchinfoCounter(Counter):
         if computes(func):
             self._pending.setdefault(path, Tally())[name_of(func)] += 1
 
-    def on_call(self, module: nn.Module, kind: str, path: str, out: Any) -> None:
+    def on_call(self, module: nn.Module, kind: str, path: str, shape: tuple[int, ...]) -> None:
         ran = self._pending.pop(path, Tally())
         count = (
             0
             if isinstance(module, torch.jit.ScriptModule) or any(module.children())
-            else self._count(module, kind, path, out)
+            else self._count(module, kind, path, shape)
         )
         self.counts[path] += count
         if not count:
@@ -51,8 +50,7 @@ class TorchinfoCounter(Counter):
     def flops_of(count: int) -> int:
         return 2 * count
 
-    def _count(self, module: nn.Module, kind: str, path: str, out: Any) -> int:
-        size = _size(out)
+    def _count(self, module: nn.Module, kind: str, path: str, size: tuple[int, ...]) -> int:
         in_convolution = "Conv" in kind
         count = 0
         for name, parameter in module.named_parameters():
@@ -65,23 +63,6 @@ class TorchinfoCounter(Counter):
             elif "weight" in name or "bias" in name:
                 count += n * math.prod(size[:2])
         return count
-
-
-def _size(out: Any) -> tuple[int, ...]:
-    """Return the shape that stands for a module's result: of tuples that of the first tensor, of mappings of the last."""
-    if isinstance(out, Mapping) and out:
-        return _size_of_first(list(out.values())[-1])
-    return _size_of_first(out)
-
-
-def _size_of_first(value: Any) -> tuple[int, ...]:
-    if isinstance(value, torch.Tensor):
-        return tuple(value.shape)
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple) and value:
-        return _size_of_first(value[0])
-    return ()
 
 
 def _kept_of_pruned(model: nn.Module) -> dict[tuple[str, str], int]:

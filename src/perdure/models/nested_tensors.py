@@ -38,3 +38,12 @@ def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
     if tensor.is_nested:
         return (int(tensor.numel()) if tensor.layout is torch.strided else tensor.values().numel(),)
     return tuple(map(int, tensor.shape))
+
+
+def leading_shape(value: Any) -> tuple[int, ...]:
+    """Return the shape of the tensor that stands for a result: of tuples the first, of mappings the last; empty for none."""
+    if isinstance(value, Mapping) and value:
+        value = list(value.values())[-1]
+    while isinstance(value, list | tuple | Mapping) and value:
+        value = next(iter(value.values())) if isinstance(value, Mapping) else value[0]
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
