@@ -1,6 +1,6 @@
 """What is heard of each call of a module while `torch.export` runs the model: its place in the trace and its shapes.
 
-Where a trace reads byte code instead of running it, what it noted beside the nodes has to do, which tells no shapes.
+Where a trace reads byte code instead of running it, what it noted beside the nodes has to do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from perdure.models.nested_tensors import tensors_in
@@ -68,18 +70,30 @@ class HeardCalls:
             self.calls[self._open.pop()].outputs = _shapes_in(out)
 
 
-def noted_calls(graph: fx.Graph, model: nn.Module) -> list[HeardCall]:
-    """Return the calls that made the nodes of a graph, without their shapes."""
+def noted_calls(program: ExportedProgram, model: nn.Module) -> list[HeardCall]:
+    """Return the calls that made the nodes of a program: what goes in and out are tensors that cross their bounds."""
     first_paths = {id(module): path for path, module in model.named_modules()}
     paths = {f"model.{path}": first_paths[id(module)] for path, module in model.named_modules(remove_duplicate=False)}
-    found = {"": HeardCall("", "", 0)}
-    for node in graph.nodes:
-        depth = 0
-        for key, (path, *_) in (node.meta.get("nn_module_stack") or {}).items():
-            if path in paths:
-                depth += 1
-                found.setdefault(common_key(key), HeardCall(paths[path], common_key(key), depth))
-    return list(found.values())
+    calls = {"": HeardCall("", "", 0)}
+    around: dict[fx.Node, list[str]] = {node: [] for node in program.graph.nodes}
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            stack = (node.meta.get("nn_module_stack") or {}).items()
+            known = [("", ""), *((common_key(key), paths[path]) for key, (path, *_) in stack if path in paths)]
+            around[node] = [key for key, _ in known]
+            for depth, (key, path) in enumerate(known):
+                calls.setdefault(key, HeardCall(path, key, depth))
+    held = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT}
+    for node in program.graph.nodes:
+        if isinstance(node.meta.get("val"), torch.Tensor) and node.name not in held:
+            users = [set(around[user]) for user in node.users]
+            for key in around[node]:
+                if any(key not in user for user in users):
+                    calls[key].outputs += (tuple(node.meta["val"].shape),)
+            for key in dict.fromkeys(key for user in node.users for key in around[user]):
+                if key not in around[node]:
+                    calls[key].inputs += (tuple(node.meta["val"].shape),)
+    return list(calls.values())
 
 
 def _key_of_call() -> str:

@@ -191,7 +191,7 @@ class Tracer:
             program = self._export(free, strict, heard)
         except Exception as error:
             raise _AttemptError(f"torch.export cannot trace its forward function: {first_lines(error)}") from error
-        calls = noted_calls(program.graph, self.model) if strict else heard.calls
+        calls = noted_calls(program, self.model) if strict else heard.calls
         writer = Writer(self.model, program, self.device, self._taken, calls)
         try:
             found = self._assemble(writer, tree)
