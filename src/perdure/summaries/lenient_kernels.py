@@ -23,8 +23,8 @@ def run_operator(func: Any, args: Any, kwargs: Any) -> Any:
         RuntimeError: the types of its arguments do not go together; as real tensors would raise.
     """
     if func is aten.native_batch_norm.default and not kwargs and _is_by_running_statistics(*args):
-        x = args[0]
-        return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+        x, nothing = args[0], args[0].new_empty(0)
+        return torch.empty_like(x), nothing, nothing
     if func in _OF_ONE_TYPE:
         _check_one_type(func, args)
     elif func in _GROUPED and isinstance(args[0], FakeTensor) and args[0].dtype is not torch.bfloat16:
@@ -38,7 +38,7 @@ def _is_by_running_statistics(
     x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any
 ) -> bool:
     """Tell a normalization of a batch on a CPU, in eval mode, to which all that is given fits."""
-    if training or mean is None or variance is None or not isinstance(x, FakeTensor) or x.device.type != "cpu":
+    if training or mean is None or variance is None or not isinstance(x, FakeTensor) or x.fake_device.type != "cpu":
         return False
     given = [tensor for tensor in (weight, bias, mean, variance) if tensor is not None]
     return x.dim() > 1 and x.is_floating_point() and all(tensor.shape == x.shape[1:2] for tensor in given)
