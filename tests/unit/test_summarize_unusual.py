@@ -319,3 +319,12 @@ def test_experts_of_any_type_on_meta(dtype: torch.dtype) -> None:
     assert (summary.flops, summary.ran) == (2 * 24 * 16 * 32, "fake tensors")
     assert summary.rows[0].output_shapes == (tuple(Experts().to(dtype)(*example).shape),)
     assert summary.activation_bytes == 24 * 32 * dtype.itemsize
+
+
+def test_a_model_that_tells_parameters_from_other_tensors() -> None:
+    class Telling(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert isinstance(self.weight, nn.Parameter) and self.weight.is_leaf and self.weight.requires_grad
+            return super().forward(x)
+
+    assert perdure.summarize(Telling(3, 2), example=torch.zeros(2, 3)).ran == "fake tensors"

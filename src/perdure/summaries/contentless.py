@@ -49,8 +49,9 @@ class Contentless:
         seen = torch.empty(0, dtype=tensor.dtype, device="meta")
         seen.set_(self._memory_of(tensor), tensor.storage_offset(), tensor.shape, tensor.stride())
         made = FakeTensor(self.mode, seen, self.device if tensor.is_meta else tensor.device)
-        trained = tensor.requires_grad and tensor.is_leaf
-        return nn.Parameter(made, trained) if isinstance(tensor, nn.Parameter) else made.requires_grad_(trained)
+        if isinstance(tensor, nn.Parameter):
+            made._is_param = True  # all that `nn.Parameter` does, but for a `detach` that costs more than all else here
+        return made.requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
     def _memory_of(self, tensor: torch.Tensor) -> torch.UntypedStorage:
         storage = tensor.untyped_storage()
