@@ -46,4 +46,4 @@ def leading_shape(value: Any) -> tuple[int, ...]:
         value = list(value.values())[-1]
     while isinstance(value, list | tuple | Mapping) and value:
         value = next(iter(value.values())) if isinstance(value, Mapping) else value[0]
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+    return shape_of(value) if isinstance(value, torch.Tensor) else ()
