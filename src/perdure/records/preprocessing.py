@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from perdure.errors import InputError
+from perdure.errors import CorruptError, InputError
 
 VERSION = 1
 MAX_SIDE = 65_500
@@ -129,6 +129,28 @@ def to_plain(spec: PreprocessSpec) -> dict[str, Any]:
     return msgspec.to_builtins(spec)
 
 
+def in_file(content: Any, where: str) -> PreprocessSpec | None:
+    """Read the pipeline that a file has beside its model; `where` names the file in messages.
+
+    Returns:
+        The pipeline. None where there is none, and for one of a later version, which keeps nobody from the model itself.
+
+    Raises:
+        CorruptError: it is no pipeline.
+    """
+    if content is None or _is_later(content):
+        return None
+    try:
+        return from_plain(content, where)
+    except InputError as error:
+        raise CorruptError(str(error)) from None
+
+
+def _is_later(content: Any) -> bool:
+    version = content.get("version") if isinstance(content, dict) else None
+    return type(version) is int and version > VERSION
+
+
 def from_plain(content: Any, where: str) -> PreprocessSpec:
     """Read a pipeline; `where` names it in messages.
 
@@ -137,7 +159,9 @@ def from_plain(content: Any, where: str) -> PreprocessSpec:
     """
     version = content.get("version") if isinstance(content, dict) else None
     if type(version) is int and version > VERSION:
-        raise InputError(f"reading {where}: its preprocessing has version {version}; this perdure knows {VERSION}. Upgrade it.")
+        raise InputError(
+            f"reading {where}: its preprocessing has version {version}; this perdure knows {VERSION}. Upgrade it."
+        )
     try:
         spec = msgspec.convert(content, PreprocessSpec, strict=True)
     except (msgspec.ValidationError, TypeError, RecursionError) as error:
