@@ -43,7 +43,7 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         size: height and width. Where a side is kept in proportion: of `shorter`, the shorter side becomes the first; of
-            `longer`, the image fits into both; of `exact`, it becomes just that.
+            `longer`, the image fits into both; of `cover`, it covers both; of `exact`, it becomes just that.
         rule: which of these.
         filter: the filter, by Pillow's name.
         antialias: low-pass filter when shrinking. Pillow always does; False is what tensors once got.
@@ -52,7 +52,7 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     size: Size
-    rule: Literal["shorter", "longer", "exact"] = "exact"
+    rule: Literal["shorter", "longer", "cover", "exact"] = "exact"
     filter: Filter = "bilinear"
     antialias: bool = True
     rounding: Literal["down", "nearest"] = "down"
@@ -65,12 +65,15 @@ class Crop(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         size: height and width.
         rounding: where half a pixel is left over: `nearest` (half to even) as torchvision and timm, `down` as transformers.
-        fill: what is added around a smaller image, 0 to 255 (65535 for `I;16`).
+        fill: what is added around a smaller image, a value for all channels or one for each, 0 to 255 (65535 for `I;16`).
+        odd: on which side of a smaller image the odd pixel is added: `after` it (below, to the right), as torchvision, timm
+            and transformers do, or `before` it, as transformers' image processors that use Pillow do.
     """
 
     size: Size
     rounding: Literal["nearest", "down"] = "nearest"
-    fill: int = 0
+    fill: int | tuple[int, ...] = 0
+    odd: Literal["after", "before"] = "after"
 
 
 class Pad(msgspec.Struct, frozen=True, kw_only=True):
