@@ -35,6 +35,7 @@ def _resize(step: Resize) -> str:
     target = {
         "shorter": f"the shorter side to {height}{at_most}",
         "longer": f"to fit into {height}×{width}",
+        "cover": f"to cover {height}×{width}",
         "exact": f"to {height}×{width}",
     }[step.rule]
     return f"resize {target}, {step.filter}{'' if step.antialias else ', without antialias'}"
