@@ -104,7 +104,9 @@ def load(
         info = dataclasses.replace(info, form=loaded.form, reason=loaded.reason, drift=loaded.drift)
         if checked and info.preprocess and contents.picture:
             asked = bool(permissions) or checked == "full"
-            info = dataclasses.replace(info, picture_drift=_picture_drift(contents, info.preprocess, loaded.model, asked))
+            info = dataclasses.replace(
+                info, picture_drift=_picture_drift(contents, info.preprocess, loaded.model, asked)
+            )
         kept = {leaf.kept: contents.kept(leaf.kept) for leaf in (contents.proof or Proof()).inputs if leaf.kept}
         remember(loaded.model, Origin(info, stored.digest, info.labels, contents.proof, kept))
         log_differences(stored.where, info.differences)

@@ -15,15 +15,19 @@ from perdure.errors import CorruptError, PerdureError
 from perdure.models.answers import Verdict, compare, scale_of, tensor_leaf
 from perdure.models.proving import examine, prove
 from perdure.records.picture import Kind, Picture, PictureDrift, PictureFile, pack_file, unpack_file
-from perdure.records.preprocessing import PreprocessSpec, to_plain
+from perdure.records.preprocessing import PreprocessSpec
 from perdure.records.proof import Proof
 
 if TYPE_CHECKING:
     from perdure.images.preprocess import Preprocess
 
 _ROUNDINGS = {torch.float64: 8, torch.float32: 8, torch.float16: 1, torch.bfloat16: 1}
-"""How far pixels may be off, in units of the type's precision at the largest of them. What is resized is so in whole numbers,
+"""How far pixels may be off, in units of the type's precision at the largest of them. Images are resized in whole numbers,
 the same everywhere; what is left is the rounding of the normalisation. A step of a decoder is at least 1/255."""
+
+
+_PARTS: dict[Kind, str] = {"PNG": "resize or normalise", "JPEG": "decoder"}
+"""What differs where the picture of a kind comes out otherwise, and those before it do not."""
 
 
 def pipeline_of(value: Any) -> Preprocess | None:
@@ -36,7 +40,9 @@ def pipeline_of(value: Any) -> Preprocess | None:
         return None
     from perdure.images.preprocess import Preprocess
 
-    return Preprocess.of(to_plain(value) if isinstance(value, PreprocessSpec) else value)
+    if isinstance(value, PreprocessSpec):
+        return Preprocess.from_spec(value)
+    return value if isinstance(value, Preprocess) else Preprocess.of(value)
 
 
 def take_picture(preprocess: Preprocess, model: nn.Module | None) -> Picture:
@@ -49,12 +55,12 @@ def take_picture(preprocess: Preprocess, model: nn.Module | None) -> Picture:
     Returns:
         The picture, or one that says why there is none.
     """
-    from perdure.images.picture import is_moderate, libraries, picture_files
+    from perdure.images.proof_picture import is_moderate, libraries, picture_files
 
     if not is_moderate(preprocess.spec):
         return Picture(missing="its preprocessing makes images that are too large for a proof")
     try:
-        pixels = {kind: preprocess(content) for kind, content in picture_files().items()}
+        pixels: dict[Kind, torch.Tensor] = {kind: preprocess(content) for kind, content in picture_files().items()}
     except PerdureError as error:
         return Picture(missing=str(error))
     files: dict[Kind, PictureFile] = {
@@ -66,7 +72,7 @@ def take_picture(preprocess: Preprocess, model: nn.Module | None) -> Picture:
 
 def pixels_of_picture(preprocess: Preprocess) -> torch.Tensor | None:
     """Return what a pipeline makes of the picture, a batch of one; None where it makes nothing of it."""
-    from perdure.images.picture import is_moderate, picture_files
+    from perdure.images.proof_picture import is_moderate, picture_files
 
     try:
         return preprocess(picture_files()["PNG"]) if is_moderate(preprocess.spec) else None
@@ -103,7 +109,7 @@ def find_picture_drift(
     Raises:
         CorruptError: the parts of the picture do not fit together.
     """
-    from perdure.images.picture import is_moderate, libraries, picture_files
+    from perdure.images.proof_picture import is_moderate, libraries, picture_files
 
     contents = {kind: unpack_file(file, where) for kind, file in picture.files.items()}
     is_known = contents.items() <= picture_files().items()
@@ -111,7 +117,7 @@ def find_picture_drift(
         return None
     here = libraries()
     versions = {name: then for name, then in picture.libraries.items() if then != here.get(name, "")}
-    for kind, part in (("PNG", "resize or normalise"), ("JPEG", "decoder")):
+    for kind, part in _PARTS.items():
         if kind not in contents:
             continue
         wanted = picture.files[kind].pixels
@@ -123,9 +129,7 @@ def find_picture_drift(
     return None
 
 
-def _seen(
-    preprocess: Preprocess, content: bytes, file: PictureFile, where: str
-) -> tuple[Verdict, torch.Tensor | None]:
+def _seen(preprocess: Preprocess, content: bytes, file: PictureFile, where: str) -> tuple[Verdict, torch.Tensor | None]:
     """Return how what a file becomes compares with what it became, and what it becomes."""
     try:
         pixels = preprocess(content)

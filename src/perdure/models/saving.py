@@ -56,9 +56,9 @@ def save(
             `{"x": {2: "height", 3: "width"}}`.
         labels: the names of the classes that the model tells apart: a list, or a mapping from numbers to names. Where
             None, those of the file that the model was loaded from are kept.
-        preprocess: how images become what the model takes: a `Preprocess`, or what `Preprocess.of` makes one from. Where None,
-            that of the file that the model was loaded from is kept. Without an example, the picture that the proof sends
-            through it is the example.
+        preprocess: how images become what the model takes: a `Preprocess`, or what `Preprocess.of` takes. Where None, that
+            of the file that the model was loaded from is kept. Without an example, what it makes of the picture in the
+            proof is the example, if all images come to be of one size.
         notes: any nesting of plain values, kept in the file.
         graph: False leaves the graph out; the example then makes the proof alone.
         sources: keep the text of the model's classes too, for people to read; it is never run.

@@ -16,9 +16,9 @@ ACTIVATIONS = ("softmax", "sigmoid", "none")
 def logits_in(answer: Any, n_images: int) -> torch.Tensor:
     """Return what a model says about each class.
 
-    A tensor is that itself; of what has `logits`, by key or by name, these; of another mapping the only tensor that fits; of a
-    tuple or a list the first part. What fits has an image in each row: (n, classes), (n,) for one class, and further axes
-    of size 1.
+    A tensor is that itself; of what has `logits`, by key or by name, these; of another mapping the only tensor that fits;
+    of a tuple or a list the first part. What fits has an image in each row: (n, classes), (n,) for one class, and further
+    axes of size 1.
 
     Args:
         answer: what the model gave.
@@ -56,7 +56,13 @@ def _part(answer: Any, n_images: int) -> torch.Tensor | None:
 def _fits(part: torch.Tensor, n_images: int) -> bool:
     is_number = not part.is_complex() and part.layout is torch.strided and not part.is_quantized
     shape = part.shape
-    return is_number and len(shape) >= 1 and shape[0] == n_images and all(size == 1 for size in shape[2:]) and 0 not in shape
+    return (
+        is_number
+        and len(shape) >= 1
+        and shape[0] == n_images
+        and all(size == 1 for size in shape[2:])
+        and 0 not in shape
+    )
 
 
 def _outline(answer: Any) -> str:
@@ -73,8 +79,8 @@ def _outline(answer: Any) -> str:
 def probabilities(logits: torch.Tensor, activation: Activation, n_labels: int) -> torch.Tensor:
     """Return what logits mean.
 
-    A single logit says how likely the second of two classes is, by the logistic function; where there is one label alone, how
-    likely that is.
+    A single logit says how likely the second of two classes is, by the logistic function; where there is one label alone,
+    how likely that is.
 
     Args:
         logits: (n, classes).

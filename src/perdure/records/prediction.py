@@ -98,7 +98,9 @@ class Predictions(Sequence[Prediction]):
         return len(self.predictions)
 
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.predictions), *(f"skipped {image.name}: {image.reason}" for image in self.skipped)])
+        return "\n".join(
+            [*map(str, self.predictions), *(f"skipped {image.name}: {image.reason}" for image in self.skipped)]
+        )
 
     def to_data(self) -> dict[str, Any]:
         """Return all of it as JSON has it."""
