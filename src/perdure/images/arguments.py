@@ -107,9 +107,10 @@ def _by_ratio(cropping: dict[str, Any], ratio: float, filter: Filter) -> dict[st
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
         raise _refused(f"`crop_ratio` is {ratio!r}; it is above 0, and at most 1")
     height, width = validated({"version": 1, "crop": cropping}).crop.size
-    rounding = "down" if height == width else "nearest"
     size = [math.floor(height / ratio), math.floor(width / ratio)]
-    return {"size": size, "rule": "shorter", "filter": filter, "rounding": rounding}
+    if size[0] == size[1]:
+        return {"size": size, "rule": "shorter", "filter": filter}
+    return {"size": size, "rule": "cover", "filter": filter, "rounding": "nearest"}
 
 
 def _for_channels(name: str, value: Any, n_channels: int) -> list[float] | None:
