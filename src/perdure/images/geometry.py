@@ -67,8 +67,8 @@ def pad_corner(size: Size, step: Pad, name: str) -> tuple[int, int]:
     below, right = step.size[0] - size[0], step.size[1] - size[1]
     if below < 0 or right < 0:
         raise ImageError(
-            f"reading {name}: it has {_written(size)} pixels (height × width), more than the {_written(step.size)} that it is "
-            f"to be padded to. Let a resize by the rule `longer`, or a crop, come first."
+            f"reading {name}: it has {_written(size)} pixels (height × width), more than the {_written(step.size)} that "
+            f"it is to be padded to. Let a resize by the rule `longer`, or a crop, come first."
         )
     return (0, 0) if step.position == "top left" else (-(below // 2), -(right // 2))
 

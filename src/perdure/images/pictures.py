@@ -40,7 +40,9 @@ def _framed(picture: Image.Image, corner: tuple[int, int], step: Crop | Pad) -> 
     height, width = step.size
     if (width, height) == picture.size:
         return picture
-    kept = picture.crop((max(left, 0), max(top, 0), min(left + width, picture.width), min(top + height, picture.height)))
+    kept = picture.crop(
+        (max(left, 0), max(top, 0), min(left + width, picture.width), min(top + height, picture.height))
+    )
     if kept.size == (width, height):
         return kept
     colour = fills(step.fill, len(picture.getbands()))
