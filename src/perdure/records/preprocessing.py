@@ -137,7 +137,9 @@ def from_plain(content: Any, where: str) -> PreprocessSpec:
     """
     version = content.get("version") if isinstance(content, dict) else None
     if type(version) is int and version > VERSION:
-        raise InputError(f"reading {where}: its preprocessing has version {version}; this perdure knows {VERSION}. Upgrade it.")
+        raise InputError(
+            f"reading {where}: its preprocessing has version {version}; this perdure knows {VERSION}. Upgrade it."
+        )
     try:
         spec = msgspec.convert(content, PreprocessSpec, strict=True)
     except (msgspec.ValidationError, TypeError, RecursionError) as error:
