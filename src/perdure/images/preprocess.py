@@ -132,7 +132,7 @@ class Preprocess:
         return torch.stack([self._prepared(picture) for picture in pictures])
 
     def _prepared(self, image: Any) -> torch.Tensor:
-        picture = shaped(decode(image, self.spec.decode, "an image"), self.spec)
+        picture = shaped(decode(image, self.spec.decode, "an image"), self.spec, "an image")
         pixels = np.asarray(picture)
         return normalized(pixels.reshape(*pixels.shape[:2], -1), self.spec)
 

@@ -49,8 +49,9 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True):
     """A resize.
 
     Attributes:
-        size: height and width. Where a side is kept in proportion: of `shorter`, the shorter side becomes the first; of
-            `longer`, the image fits into both; of `cover`, it covers both; of `exact`, it becomes just that.
+        size: height and width. Where a side is kept in proportion: of `shorter`, the shorter side becomes this (both are
+            given, and equal); of `longer`, the image fits into both; of `cover`, it covers both; of `exact`, it becomes
+            just that.
         rule: which of these.
         filter: the filter, by Pillow's name.
         antialias: low-pass filter when shrinking. Pillow always does; False is what tensors once got.
@@ -238,21 +239,22 @@ def _size_faults(field: str, size: Size) -> Iterator[str]:
 
 def _step_faults(spec: PreprocessSpec) -> Iterator[str]:
     most = 65535 if spec.decode.mode == "I;16" else 255
+    if spec.resize is not None and spec.resize.rule == "shorter" and spec.resize.size[0] != spec.resize.size[1]:
+        yield f"`resize.size` is {spec.resize.size}; by the rule `shorter` both are the same. There is the rule `cover`"
     if spec.resize is not None and spec.resize.max_size is not None:
         longest = spec.resize.max_size
         if spec.resize.rule != "shorter":
             yield f"`resize.max_size` goes with the rule `shorter`, not with `{spec.resize.rule}`"
         if not max(spec.resize.size) <= longest <= MAX_SIDE:
             yield f"`resize.max_size` is {longest}; it is from {max(spec.resize.size)} (the size) to {MAX_SIDE}"
-    if spec.crop is not None:
-        yield from _level_faults("crop.fill", (spec.crop.fill,), most)
-    if spec.pad is not None:
-        fill = spec.pad.fill if isinstance(spec.pad.fill, tuple) else (spec.pad.fill,)
-        if len(fill) not in (1, spec.n_channels):
-            yield f"`pad.fill` has {len(fill)} values; {spec.decode.mode} has {spec.n_channels} channels"
-        yield from _level_faults("pad.fill", fill, most)
-        if spec.crop is not None and (spec.crop.size[0] > spec.pad.size[0] or spec.crop.size[1] > spec.pad.size[1]):
-            yield f"`pad.size` is {spec.pad.size}, smaller than the crop of {spec.crop.size} before it"
+    for name, step in (("crop", spec.crop), ("pad", spec.pad)):
+        if step is not None:
+            fill = step.fill if isinstance(step.fill, tuple) else (step.fill,)
+            if len(fill) not in (1, spec.n_channels):
+                yield f"`{name}.fill` has {len(fill)} values; {spec.decode.mode} has {spec.n_channels} channels"
+            yield from _level_faults(f"{name}.fill", fill, most)
+    if spec.pad and spec.crop and (spec.crop.size[0] > spec.pad.size[0] or spec.crop.size[1] > spec.pad.size[1]):
+        yield f"`pad.size` is {spec.pad.size}, smaller than the crop of {spec.crop.size} before it"
 
 
 def _level_faults(field: str, values: tuple[int, ...], most: int) -> Iterator[str]:
