@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
-from perdure.records.preprocessing import Crop, Decode, Pad, PreprocessSpec, Resize
+from perdure.images.arguments import spec_of, stated, validated
+from perdure.images.decoding import decode
+from perdure.images.levels import normalized
+from perdure.images.pictures import shaped
+from perdure.records.preprocessing import Crop, Decode, Filter, Pad, PreprocessSpec, Resize, to_plain
 
 
 class BadImage(NamedTuple):
@@ -35,30 +40,101 @@ class Batch(NamedTuple):
 class Preprocess:
     """A frozen pipeline; equal ones compare equal, and `repr` writes one that can be pasted. See `PreprocessSpec`."""
 
+    __slots__ = ("spec",)
     spec: PreprocessSpec
 
     def __init__(
         self,
         *,
-        resize: int | tuple[int, int] | Resize | None = None,
-        crop: int | tuple[int, int] | Crop | None = None,
-        pad: int | tuple[int, int] | Pad | None = None,
+        resize: int | tuple[int, int] | Resize | dict[str, Any] | None = None,
+        crop: int | tuple[int, int] | Crop | dict[str, Any] | None = None,
+        pad: int | tuple[int, int] | Pad | dict[str, Any] | None = None,
         crop_ratio: float | None = None,
+        filter: Filter = "bilinear",
         rescale: float = 1 / 255,
         offset: float = 0.0,
         mean: float | tuple[float, ...] | None = None,
         std: float | tuple[float, ...] | None = None,
-        decode: Decode | None = None,
+        decode: Decode | dict[str, Any] | None = None,
         channels: str = "RGB",
         layout: str = "CHW",
         dtype: str | torch.dtype = "float32",
     ) -> None:
-        """An int for `resize` is the shorter side, for `crop` and `pad` a square; `crop_ratio` makes the resize from crop."""
-        raise NotImplementedError
+        """Make a pipeline; each step is a record or its plain data, or as said below.
+
+        Args:
+            resize: a number is what the shorter side becomes; a pair is height and width.
+            crop: from the centre; a number is a square.
+            pad: a number is a square.
+            crop_ratio: in place of `resize`: the shorter side becomes that of `crop` divided by this, rounded down.
+            filter: of a resize that is a number, a pair or a ratio.
+            rescale: what each value of 0 to 255 (65535 of 16 bits) is multiplied by.
+            offset: what is added then.
+            mean: what is then subtracted; a number serves all channels.
+            std: what is then divided by; a number serves all channels.
+            decode: what a file becomes first; RGB unless it says otherwise.
+            channels: `RGB` or `BGR`.
+            layout: `CHW` or `HWC`.
+            dtype: of the result: `float32`, `float16`, `bfloat16`, `float64` or `uint8`.
+
+        Raises:
+            InputError: there can be no such pipeline.
+        """
+        spec = spec_of(
+            resize=resize,
+            crop=crop,
+            pad=pad,
+            crop_ratio=crop_ratio,
+            filter=filter,
+            rescale=rescale,
+            offset=offset,
+            mean=mean,
+            std=std,
+            decode=decode,
+            channels=channels,
+            layout=layout,
+            dtype=dtype,
+        )
+        object.__setattr__(self, "spec", spec)
+
+    @classmethod
+    def from_spec(cls, spec: PreprocessSpec) -> Preprocess:
+        """Return what runs a record.
+
+        Raises:
+            InputError: the record asks for what cannot be.
+        """
+        made = cls.__new__(cls)
+        object.__setattr__(made, "spec", validated(to_plain(spec)))
+        return made
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Preprocess is frozen; make another one to change {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def __eq__(self, other: object) -> bool:
+        return self.spec == other.spec if isinstance(other, Preprocess) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.spec)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_spec, (self.spec,)
+
+    def __repr__(self) -> str:
+        return f"Preprocess({', '.join(f'{name}={value!r}' for name, value in stated(self.spec).items())})"
 
     def __call__(self, images: Any, *, input_layout: str | None = None, threads: int | None = None) -> torch.Tensor:
         """Return one batch: a single image gives one of 1. Bad images are an ImageError that names them."""
-        raise NotImplementedError
+        pictures = images if isinstance(images, (list, tuple)) else [images]
+        return torch.stack([self._prepared(picture) for picture in pictures])
+
+    def _prepared(self, image: Any) -> torch.Tensor:
+        picture = shaped(decode(image, self.spec.decode, "an image"), self.spec)
+        pixels = np.asarray(picture)
+        return normalized(pixels.reshape(*pixels.shape[:2], -1), self.spec)
 
     def batches(
         self,

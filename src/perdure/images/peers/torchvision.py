@@ -236,8 +236,6 @@ def _fixed(spec: PreprocessSpec) -> Iterator[tuple[str, object, object]]:
         yield "resize.rounding", spec.resize.rounding, "down"
         if spec.resize.rule != "exact":
             yield "resize.size", spec.resize.size, (height, height)
-        if spec.resize.rule == "cover":
-            yield "resize.rule", spec.resize.rule, "shorter"
     if spec.crop is not None:
         yield "crop", spec.crop, Crop(size=spec.crop.size)
     yield "mean and std", (spec.mean is None, spec.std is None), (spec.mean is None, spec.mean is None)
