@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from perdure.errors import InputError
 from perdure.images.arguments import spec_of, stated, validated
 from perdure.images.decoding import decode
 from perdure.images.levels import normalized
+from perdure.images.peers import timm, torchvision, transformers
 from perdure.images.pictures import shaped
 from perdure.records.preprocessing import Crop, Decode, Filter, Pad, PreprocessSpec, Resize, to_plain
 
@@ -154,5 +156,79 @@ class Preprocess:
 
     @classmethod
     def of(cls, value: Any) -> Preprocess:
-        """Take a Preprocess, its plain data, or what a peer has: presets, processors, configurations."""
-        raise NotImplementedError
+        """Take a Preprocess, its plain data, or what a peer has: presets, processors, configurations.
+
+        Raises:
+            InputError: it is none of these, or has a step that cannot be carried over.
+        """
+        if isinstance(value, Preprocess):
+            return value
+        if isinstance(value, PreprocessSpec):
+            return cls.from_spec(value)
+        for peer in (torchvision, timm, transformers):
+            if peer.is_ours(value):
+                return cls.from_spec(peer.read(value))
+        if isinstance(value, dict):
+            return cls.from_spec(validated(value))
+        raise InputError(
+            f"making a Preprocess: a {type(value).__name__} was given; expected a Preprocess, its plain data, a preset or "
+            "transforms of torchvision, a pretrained_cfg of timm, or an image processor of transformers, or its folder."
+        )
+
+    @classmethod
+    def from_torchvision(cls, transforms: Any) -> Preprocess:
+        """Make one from a preset, a member of a `Weights` enum, or a `Compose` of torchvision's transforms, v1 or v2.
+
+        Images are RGB, or grey where one channel is normalised; torchvision turns none by its EXIF orientation.
+
+        Raises:
+            InputError: a step that cannot be carried over; the message names it.
+        """
+        return cls.from_spec(torchvision.read(transforms))
+
+    @classmethod
+    def from_timm(cls, config: Any, *, use_test_size: bool = False) -> Preprocess:
+        """Make one from a `pretrained_cfg` of timm, a model that has one, or a resolved configuration of data.
+
+        Args:
+            config: as a dict, a `PretrainedCfg` or the model.
+            use_test_size: take the larger size for tests, where the configuration has one.
+
+        Raises:
+            InputError: a word that cannot be carried over; the message names it.
+        """
+        return cls.from_spec(timm.read(config, use_test_size=use_test_size))
+
+    @classmethod
+    def from_transformers(cls, processor: Any) -> Preprocess:
+        """Make one from an image processor of transformers, its `to_dict()`, or the file or folder it was saved to.
+
+        Raises:
+            InputError: a step, or a class of processors, that cannot be carried over; the message names it.
+            FileError: the file is no configuration.
+        """
+        return cls.from_spec(transformers.read(processor))
+
+    def to_torchvision(self) -> Any:
+        """Return what does the same to PIL images: torchvision's preset `ImageClassification`, or a v2 `Compose`.
+
+        Raises:
+            InputError: it cannot be expressed; the message names the field. Or torchvision is not installed.
+        """
+        return torchvision.write(self.spec)
+
+    def to_timm(self) -> dict[str, Any]:
+        """Return the words of a `pretrained_cfg` with which `timm.data.create_transform` does the same.
+
+        Raises:
+            InputError: it cannot be expressed; the message names the field.
+        """
+        return timm.write(self.spec)
+
+    def to_transformers(self) -> dict[str, Any]:
+        """Return the content of a `preprocessor_config.json` whose image processor does the same.
+
+        Raises:
+            InputError: it cannot be expressed; the message names the field.
+        """
+        return transformers.write(self.spec)

@@ -24,12 +24,14 @@ _DEFAULTS: dict[str, Any] = {
     "crop_mode": "center",
 }
 _TEST_WORDS = {"input_size": "test_input_size", "crop_pct": "test_crop_pct"}
-_OF_THE_MODEL = frozenset(
-    "url file state_dict hf_hub hf_hub_id hf_hub_repo hf_hub_filename hf_hub_model_args source architecture tag custom_load "
-    "test_input_size test_crop_pct min_input_size fixed_input_size num_classes num_features global_pool label_offset "
-    "label_names label_descriptions pool_size test_pool_size first_conv classifier license description origin_url paper_name "
-    "paper_ids notes model_args features_only head_dist image_processor_type".split()
-)
+_MODEL_WORDS = """
+    url file state_dict hf_hub hf_hub_id hf_hub_repo hf_hub_filename hf_hub_model_args source architecture
+    tag custom_load test_input_size test_crop_pct min_input_size fixed_input_size num_classes num_features
+    global_pool label_offset label_names label_descriptions pool_size test_pool_size first_conv classifier
+    license description origin_url paper_name paper_ids notes model_args features_only head_dist
+    image_processor_type
+"""
+_OF_THE_MODEL = frozenset(_MODEL_WORDS.split())
 """Words that say where the weights are and how the model is built."""
 
 
@@ -88,7 +90,9 @@ def write(spec: PreprocessSpec) -> dict[str, Any]:
     found = read(words)
     for step in ("resize", "crop"):
         theirs, ours = getattr(found, step), getattr(spec, step)
-        keep_to(_PEER, ((f"{step}.{name}", getattr(ours, name), getattr(theirs, name)) for name in ours.__struct_fields__))
+        keep_to(
+            _PEER, ((f"{step}.{name}", getattr(ours, name), getattr(theirs, name)) for name in ours.__struct_fields__)
+        )
     return words
 
 
@@ -101,7 +105,7 @@ def _config(value: Any) -> Mapping[str, Any]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = vars(value)
     if not isinstance(value, Mapping):
-        raise InputError(f"reading timm's preprocessing: expected a pretrained_cfg, found a {type(value).__name__}.")
+        raise InputError(f"reading preprocessing of timm: expected a pretrained_cfg, found a {type(value).__name__}.")
     return value
 
 
@@ -127,7 +131,7 @@ def _arranged(size: Size, words: Mapping[str, Any], colour: tuple[int, ...]) -> 
         case "center" if scaled[0] == scaled[1]:
             return Resize(size=scaled, rule="shorter", filter=chosen), Crop(size=size)
         case "center":
-            return Resize(size=scaled, rule="cover", filter=chosen, rounding="nearest"), Crop(size=size)
+            return Resize(size=scaled, rule="shorter", filter=chosen, rounding="nearest"), Crop(size=size)
         case other:
             refuse(_PEER, "crop_mode", other, "expected center, squash or border")
 

@@ -45,7 +45,7 @@ def is_ours(value: Any) -> bool:
 
 
 def write(spec: PreprocessSpec) -> Any:
-    """Return torchvision's `ImageClassification` preset where it fits, else a v2 `Compose`, that does the same to PIL images.
+    """Return what does the same to PIL images: the preset `ImageClassification` where it fits, else a v2 `Compose`.
 
     Raises:
         InputError: it cannot be expressed; the message names the field. Or torchvision cannot be imported.
@@ -54,7 +54,9 @@ def write(spec: PreprocessSpec) -> Any:
         from torchvision.transforms import v2
         from torchvision.transforms._presets import ImageClassification
     except (ImportError, RuntimeError) as error:
-        raise InputError(f"writing preprocessing for torchvision: it cannot be imported ({error}). Install it.") from None
+        raise InputError(
+            f"writing preprocessing for torchvision: it cannot be imported ({error}). Install it."
+        ) from None
     keep_to_decoding(_PEER, spec.decode, [Decode(mode=mode, orientation=False) for mode in ("RGB", "L")])
     keep_to(_PEER, _fixed(spec))
     if _is_preset(spec):
@@ -144,7 +146,7 @@ class _Steps:
         """Return all steps as a pipeline."""
         if not self._is_tensor:
             raise InputError(
-                "reading torchvision's preprocessing: it ends in an image, not in a tensor. Add ToTensor() to its steps."
+                "reading preprocessing of torchvision: it ends in an image, not in a tensor. Add ToTensor() to its steps."
             )
         mean = self._fields.get("mean", ())
         mode = self._fields.pop("mode", None) or MODES.get(len(mean), "RGB")
@@ -232,12 +234,10 @@ def _fixed(spec: PreprocessSpec) -> Iterator[tuple[str, object, object]]:
     if spec.rescale != 1:
         yield "rescale", spec.rescale, 1 / 255
     if spec.resize is not None:
-        height, width = spec.resize.size
+        height = spec.resize.size[0]
         yield "resize.rounding", spec.resize.rounding, "down"
         if spec.resize.rule != "exact":
             yield "resize.size", spec.resize.size, (height, height)
-        if spec.resize.rule == "cover":
-            yield "resize.rule", spec.resize.rule, "shorter"
     if spec.crop is not None:
         yield "crop", spec.crop, Crop(size=spec.crop.size)
     yield "mean and std", (spec.mean is None, spec.std is None), (spec.mean is None, spec.mean is None)

@@ -25,7 +25,7 @@ def shown(value: object) -> str:
 
 def refuse(peer: str, name: str, value: object, why: str) -> NoReturn:
     """Say what of a peer cannot be carried over."""
-    raise InputError(f"reading {peer}'s preprocessing: {name} is {shown(value)}; {why}.")
+    raise InputError(f"reading preprocessing of {peer}: {name} is {shown(value)}; {why}.")
 
 
 def keep_to(peer: str, fields: Iterable[tuple[str, object, object]]) -> None:
@@ -72,6 +72,7 @@ def numbers(peer: str, name: str, value: Any, n_channels: int = 1) -> tuple[floa
     """Return one number for each channel; those of a tensor of float32 in the fewest digits that give it again."""
     import numpy as np
 
+    array = np.empty(0)
     try:
         array = np.asarray(value)
         values = [float(str(number)) for number in array.reshape(-1)]
@@ -98,4 +99,4 @@ def whole(peer: str, spec: PreprocessSpec) -> PreprocessSpec:
     Raises:
         InputError: it cannot be; the message names the field.
     """
-    return from_plain(to_plain(spec), f"{peer}'s preprocessing")
+    return from_plain(to_plain(spec), f"preprocessing of {peer}")
