@@ -71,11 +71,14 @@ def take_picture(preprocess: Preprocess, model: nn.Module | None) -> Picture:
 
 
 def pixels_of_picture(preprocess: Preprocess) -> torch.Tensor | None:
-    """Return what a pipeline makes of the picture, a batch of one; None where it makes nothing of it."""
+    """Return what a pipeline makes of the picture, a batch of one; None where not all images come to be of that size."""
+    from perdure.images.geometry import fixed_size
     from perdure.images.proof_picture import is_moderate, picture_files
 
+    if fixed_size(preprocess.spec) is None or not is_moderate(preprocess.spec):
+        return None
     try:
-        return preprocess(picture_files()["PNG"]) if is_moderate(preprocess.spec) else None
+        return preprocess(picture_files()["PNG"])
     except PerdureError:
         return None
 

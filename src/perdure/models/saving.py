@@ -145,7 +145,7 @@ def _examples(
     if origin and origin.proof and origin.proof.tree is not None:
         whose = "the file that it came from"
         return [example_of(origin.proof, device, origin.kept.__getitem__, whose)], whose
-    pixels = pixels_of_picture(pipeline) if pipeline and pipeline.spec.fixed_size else None
+    pixels = pixels_of_picture(pipeline) if pipeline else None
     return ([], "") if pixels is None else ([((pixels.to(device),), {})], "its preprocessing")
 
 

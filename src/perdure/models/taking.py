@@ -12,11 +12,11 @@ from torch import nn
 
 from perdure.disk.blobs import pack
 from perdure.errors import InputError, PerdureError, UnsupportedModelError
+from perdure.models.answers import Verdict
 from perdure.models.contents import ARCHITECTURE, GRAPH, PICTURE, PROOF, SOURCES
 from perdure.models.examples import Example
 from perdure.models.execution import FrozenGraph
 from perdure.models.fingerprints import sources_of
-from perdure.models.answers import Verdict
 from perdure.models.picturing import take_picture
 from perdure.models.proving import examine, prove
 from perdure.models.rebuilding import rebuild

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from perdure.errors import InputError, ProtocolError
+from perdure.images.geometry import fixed_size
 from perdure.images.preprocess import Batch, Preprocess
 from perdure.models.loading import Form, load
 from perdure.models.picturing import pipeline_of
@@ -247,7 +248,7 @@ def _image_bytes(preprocess: Preprocess | None) -> int | None:
     if preprocess is None:
         return 1
     spec = preprocess.spec
-    size = spec.fixed_size
+    size = fixed_size(spec)
     return None if size is None else size[0] * size[1] * spec.n_channels * getattr(torch, spec.dtype).itemsize
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from typing import Literal
 
 import msgspec
@@ -117,4 +118,6 @@ class PictureDrift:
         answers = "" if self.answer_difference is None else f", and the model's answers by {self.answer_difference:.3g}"
         versions = [f"{name} {then}, here {self.here.get(name) or 'none'}" for name, then in self.saved_with.items()]
         saved = f" Saved with {'; '.join(versions)}." if versions else ""
+        if not math.isfinite(self.difference):
+            return f"{what}: there is nothing to compare.{saved}"
         return f"{what}: values differ by up to {self.difference:.3g} ({self.tolerance:.3g} allowed){answers}.{saved}"

@@ -134,14 +134,6 @@ class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True):
         """How many channels an image has."""
         return {"RGB": 3, "RGBA": 4, "L": 1, "I;16": 1}[self.decode.mode]
 
-    @property
-    def fixed_size(self) -> Size | None:
-        """Height and width of every image that comes out; None where they depend on the image."""
-        last = self.pad or self.crop
-        if last is not None:
-            return last.size
-        return self.resize.size if self.resize is not None and self.resize.rule == "exact" else None
-
 
 def to_plain(spec: PreprocessSpec) -> dict[str, Any]:
     """Return a pipeline as plain data, every default written out."""
@@ -160,7 +152,7 @@ def in_file(content: Any, where: str) -> PreprocessSpec | None:
     if content is None or _is_later(content):
         return None
     try:
-        return from_plain(content, where)
+        return from_plain(content, f"{where}, its preprocessing")
     except InputError as error:
         raise CorruptError(str(error)) from None
 
