@@ -76,15 +76,15 @@ def see_that_floats_are_small(image: Any, name: str) -> None:
     most = image.max()
     if most > _TOO_LARGE:
         raise InputError(
-            f"preparing {name}: its floats go up to {float(most):g}, and those of an image are of 0 to 1. Divide them by 255, or "
-            f"convert them to uint8."
+            f"preparing {name}: its floats go up to {float(most):g}, and those of an image are of 0 to 1. Divide them by 255, "
+            f"or convert them to uint8."
         )
 
 
 def _wrong_channels(shape: tuple[int, ...], name: str) -> InputError:
     return InputError(
-        f"preparing {name}: of its shape {tuple(shape)} no axis that counts channels is where it should be. NumPy arrays are "
-        f"taken for (H, W, C), tensors for (C, H, W): say otherwise with input_layout='CHW' or 'HWC'."
+        f"preparing {name}: of its shape {tuple(shape)} no axis that counts channels is where it should be. NumPy arrays "
+        f"are taken for (H, W, C), tensors for (C, H, W): say otherwise with input_layout='CHW' or 'HWC'."
     )
 
 

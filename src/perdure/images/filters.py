@@ -1,7 +1,7 @@
 """The filters of a resize as tables: which pixels along a side make up each new one, and with what weights.
 
-With antialias they are Pillow's, term for term (`precompute_coeffs` of its Resample.c), so that what is computed with them in
-whole numbers has Pillow's bits. Without, they are those of PyTorch's `interpolate`.
+With antialias they are Pillow's, term for term (`precompute_coeffs` of its Resample.c), so that what is computed with them
+in whole numbers has Pillow's bits. Without, they are those of PyTorch's `interpolate`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class _Taps(NamedTuple):
 def nearest(n_old: int, n_new: int, *, adding_up: bool) -> Array:
     """Return which old pixel each new one is: (n,) int64.
 
-    With `adding_up` the steps are added one by one, as Pillow does for 8-bit pixels: where a place falls on the border of two
-    pixels, rounding decides.
+    With `adding_up` the steps are added one by one, as Pillow does for 8-bit pixels: where a place falls on the border of
+    two pixels, rounding decides.
     """
     step = n_old / n_new
     steps = np.full(n_new, step)

@@ -24,10 +24,10 @@ def n_levels(spec: PreprocessSpec) -> int:
 
 @functools.lru_cache(maxsize=32)
 def levels(spec: PreprocessSpec) -> np.ndarray:
-    """Return what each level becomes before mean and standard deviation: (levels,), float32 or float64 as the result's type.
+    """Return what each level becomes before mean and standard deviation: (levels,), float64 if the result is, else float32.
 
-    It is rescaled in float64 and rounded once. For a rescale of 1/255 these are torchvision's bits, which divides in float32,
-    for any other those of transformers on NumPy arrays.
+    It is rescaled in float64 and rounded once. For a rescale of 1/255 these are torchvision's bits, which divides in
+    float32, for any other those of transformers on NumPy arrays.
     """
     whole = np.arange(n_levels(spec))
     if spec.dtype == "uint8":

@@ -87,7 +87,10 @@ def _height_first(old: Size, new: Size) -> bool:
 def _pillow_may_begin_with_height() -> bool:
     picture = Image.frombytes("L", (2, 5), bytes(_PROBE))
     at_once = picture.resize((3, 1), Image.Resampling.BILINEAR)
-    return at_once.tobytes() == picture.resize((2, 1), Image.Resampling.BILINEAR).resize((3, 1), Image.Resampling.BILINEAR).tobytes()
+    return (
+        at_once.tobytes()
+        == picture.resize((2, 1), Image.Resampling.BILINEAR).resize((3, 1), Image.Resampling.BILINEAR).tobytes()
+    )
 
 
 _PROBE = (159, 197, 175, 215, 96, 132, 55, 129, 107, 221)

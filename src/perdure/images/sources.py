@@ -36,8 +36,8 @@ def sources(images: Any) -> Iterator[Source]:
     several = [images] if _is_one(images) else images
     if isinstance(several, dict) or not isinstance(several, Iterable):
         raise InputError(
-            f"preparing images: a value of type {type(images).__name__} is none. Give a path, a folder, bytes, a file, a Pillow "
-            f"image, an array, a tensor, or a list of these."
+            f"preparing images: a value of type {type(images).__name__} is none. Give a path, a folder, bytes, a file, a "
+            f"Pillow image, an array, a tensor, or a list of these."
         )
     number = 0
     for image in several:
@@ -71,5 +71,7 @@ def _in_folder(folder: Path) -> list[Path]:
         if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
     )
     if not found:
-        raise PathError(f"reading {folder}: no image is in this folder or below it. Files are taken by {', '.join(ENDINGS)}.")
+        raise PathError(
+            f"reading {folder}: no image is in this folder or below it. Files are taken by {', '.join(ENDINGS)}."
+        )
     return found

@@ -12,8 +12,6 @@ from perdure.images.levels import DTYPES, levels, n_levels
 from perdure.images.resampling import resampled
 from perdure.records.preprocessing import Crop, Pad, PreprocessSpec, to_plain
 
-_NAME = "the images"
-
 
 class TensorPipeline(nn.Module):
     """Takes images (n, C, H, W), uint8 or float of 0 to 1 (uint16 too, of 16-bit grey), and returns what a model takes.
@@ -22,9 +20,9 @@ class TensorPipeline(nn.Module):
     when it is exported; the number of images may be dynamic. Decoding is left out: pixels are as they are.
     """
 
-    def __init__(self, spec: PreprocessSpec) -> None:
+    def __init__(self, spec: PreprocessSpec, name: str = "the images") -> None:
         super().__init__()
-        self._spec = spec
+        self._spec, self._name = spec, name
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in to_plain(self._spec).items())
@@ -37,7 +35,7 @@ class TensorPipeline(nn.Module):
             ImageError: their size cannot become the one asked for.
         """
         spec = self._spec
-        pixels = self._shaped(_readable(images, spec))
+        pixels = self._shaped(self._readable(images))
         values = self._rescaled(pixels)
         if spec.mean is not None:
             values = values - _by_channel(spec.mean, values)
@@ -49,15 +47,36 @@ class TensorPipeline(nn.Module):
             values = values.permute(0, 2, 3, 1)
         return values.to(DTYPES[spec.dtype]).contiguous()
 
+    def _readable(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images in a type that can be computed with, and with all channels."""
+        spec = self._spec
+        if images.ndim != 4:
+            raise InputError(f"preparing {self._name}: a batch has the axes (n, C, H, W), and this has {images.ndim}.")
+        if images.shape[1] != spec.n_channels:
+            if images.shape[1] != 1 or spec.n_channels != 3:
+                raise InputError(
+                    f"preparing {self._name}: they have {images.shape[1]} channels, and {spec.decode.mode} has "
+                    f"{spec.n_channels}. Convert them, or state `input_layout` if the channels come last."
+                )
+            images = images.expand(-1, 3, -1, -1)
+        whole = torch.uint16 if spec.decode.mode == "I;16" else torch.uint8
+        if images.dtype == whole:
+            return images.to(torch.int32) if whole == torch.uint16 else images
+        if not images.is_floating_point():
+            raise InputError(
+                f"preparing {self._name}: their type is {images.dtype}; {whole} or floats of 0 to 1 were expected."
+            )
+        return images if images.dtype == torch.float64 else images.to(torch.float32)
+
     def _shaped(self, pixels: torch.Tensor) -> torch.Tensor:
         spec = self._spec
         if spec.resize is not None:
-            pixels = resampled(pixels, resized(_size(pixels), spec.resize, _NAME), spec.resize)
+            pixels = resampled(pixels, resized(_size(pixels), spec.resize, self._name), spec.resize)
         unit = (n_levels(spec) - 1) if pixels.is_floating_point() else 1
         if spec.crop is not None:
             pixels = _framed(pixels, crop_corner(_size(pixels), spec.crop), spec.crop, unit)
         if spec.pad is not None:
-            pixels = _framed(pixels, pad_corner(_size(pixels), spec.pad, _NAME), spec.pad, unit)
+            pixels = _framed(pixels, pad_corner(_size(pixels), spec.pad, self._name), spec.pad, unit)
         return pixels
 
     def _rescaled(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -72,27 +91,6 @@ class TensorPipeline(nn.Module):
         factor = spec.rescale * top
         values = values if factor == 1 else values * factor
         return values if spec.offset == 0 else values + spec.offset
-
-
-def _readable(images: torch.Tensor, spec: PreprocessSpec) -> torch.Tensor:
-    """Return images in a type that can be computed with, and with all channels."""
-    if images.ndim != 4:
-        raise InputError(f"preparing {_NAME}: a batch has the axes (n, C, H, W), and this has {images.ndim}.")
-    if images.shape[1] != spec.n_channels:
-        if images.shape[1] != 1 or spec.n_channels != 3:
-            raise InputError(
-                f"preparing {_NAME}: of {tuple(images.shape)}, {images.shape[1]} are the channels, and {spec.decode.mode} has "
-                f"{spec.n_channels}. State `input_layout`, or convert them."
-            )
-        images = images.expand(-1, 3, -1, -1)
-    whole = torch.uint16 if spec.decode.mode == "I;16" else torch.uint8
-    if images.dtype == whole:
-        return images.to(torch.int32) if whole == torch.uint16 else images
-    if not images.is_floating_point():
-        raise InputError(
-            f"preparing {_NAME}: their type is {images.dtype}; {whole} or floats of 0 to 1 were expected. Convert them."
-        )
-    return images if images.dtype == torch.float64 else images.to(torch.float32)
 
 
 def _size(pixels: torch.Tensor) -> tuple[int, int]:
