@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from perdure.errors import InputError, ProtocolError
+from perdure.images.batching import Batch
 from perdure.images.geometry import fixed_size
-from perdure.images.preprocess import Batch, Preprocess
+from perdure.images.preprocess import Preprocess
 from perdure.models.loading import Form, load
 from perdure.models.picturing import pipeline_of
 from perdure.models.saving import checked_labels
