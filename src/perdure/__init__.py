@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from perdure.conversion.converting import convert
     from perdure.foreign.checking import check
     from perdure.foreign.description import info
+    from perdure.images.preprocess import Preprocess
     from perdure.models.annotating import annotate
     from perdure.models.loading import load
     from perdure.models.naming import register
     from perdure.models.saving import save
+    from perdure.prediction.predictor import Predictor
     from perdure.summaries.summarizing import summarize
     from perdure.weights.checkpoints import load_checkpoint, save_checkpoint
     from perdure.weights.loading import load_weights
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from perdure.weights.saving import save_weights
 
 _HOMES = {
+    "Predictor": "perdure.prediction.predictor",
+    "Preprocess": "perdure.images.preprocess",
     "Weights": "perdure.weights.opening",
     "annotate": "perdure.models.annotating",
     "check": "perdure.foreign.checking",
@@ -50,6 +54,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Predictor",
+    "Preprocess",
     "Weights",
     "__version__",
     "annotate",

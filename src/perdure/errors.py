@@ -13,6 +13,7 @@
     │   ├── FormatError              not a file of a kind that perdure reads
     │   ├── CorruptError             damaged: truncated, altered or inconsistent
     │   │   └── DigestError          whole in form, but the bytes are not those that were saved
+    │   ├── ImageError               no image, a damaged one, or one that cannot become what was asked for
     │   ├── LimitError               it asks for more than the limits allow
     │   ├── UnsafeError              it would run something if it were unpickled; perdure ran nothing
     │   └── ProtocolError            written by a later perdure than this one
@@ -117,6 +118,10 @@ class CorruptError(FileError):
 
 class DigestError(CorruptError):
     """The file is whole in form, but its bytes are not those that were saved."""
+
+
+class ImageError(FileError):
+    """No image of a kind that perdure reads, a damaged one, one too large, or one that cannot become what was asked for."""
 
 
 class LimitError(FileError):

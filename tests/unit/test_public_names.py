@@ -127,7 +127,7 @@ import importlib, pkgutil, sys
 package = importlib.import_module({name!r})
 if {name!r} != "perdure":
     for module in pkgutil.walk_packages(getattr(package, "__path__", []), {name!r} + "."):
-        if module.name.removeprefix("perdure.cli.") in ("convert_command", "diff_command", "drift_command"):
+        if module.name.removeprefix("perdure.cli.") in ("convert_command", "diff_command", "drift_command", "predict_command"):
             continue  # they work with tensors, or import the code of models
         importlib.import_module(module.name)
 print([heavy for heavy in ("torch", "numpy", "safetensors") if heavy in sys.modules])

@@ -31,7 +31,7 @@ import torch
 import perdure
 from parity.test_graphs import resized
 from perdure.errors import ProtocolError
-from perdure.models.proving import _TOLERANCES
+from perdure.models.answers import TOLERANCES
 from perdure.models.structure import flatten
 from perdure.weights.dtypes import short_name
 from property.tensors import DTYPES, make, raw
@@ -172,7 +172,7 @@ def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     wide = torch.complex128 if found.is_complex() else torch.float64
     a, b = found.to(wide), expected.to(wide)
     relative = float((a - b).abs().max() / b.abs().max())
-    allowed = _TOLERANCES.get(short_name(found.dtype), 0.0)
+    allowed = TOLERANCES.get(short_name(found.dtype), 0.0)
     assert relative <= allowed, f"the answer differs by {relative:.2g}, where {allowed:.2g} is allowed"
     return relative
 

@@ -13,6 +13,8 @@ from perdure.cli.output import print_json
 from perdure.foreign.description import info
 from perdure.records.environment import Environment
 from perdure.records.names import fold, human_bytes, neighbours_alike, numbered, printable
+from perdure.records.preprocessing import to_plain
+from perdure.records.preprocessing_text import lines_of
 from perdure.records.reports import Info, TensorSpec
 from perdure.records.values import plain
 
@@ -53,6 +55,7 @@ def as_data(found: Info) -> dict[str, object]:
         "reason": found.reason,
         "names": found.names,
         "labels": plain(found.labels),
+        "preprocess": to_plain(found.preprocess) if found.preprocess else None,
         "writer": manifest.writer if manifest else None,
         "protocol": manifest.protocol if manifest else None,
         "time": manifest.time if manifest else None,
@@ -87,6 +90,7 @@ def as_text(found: Info, depth: int | None) -> Iterator[str]:
     yield from _roles(found)
     yield from _forms(found)
     yield f"  size       {human_bytes(found.n_bytes)}{sharded}"
+    yield from _preprocess(found)
     if found.digest:
         yield f"  digest     {found.digest}"
     if found.notes is not None:
@@ -122,6 +126,14 @@ def _forms(found: Info) -> Iterator[str]:
         yield f"  but        {printable(found.reason, 500)}"
     if found.labels is not None:
         yield f"  labels     {printable(_note(found.labels), 200)}"
+
+
+def _preprocess(found: Info) -> Iterator[str]:
+    """Say how images become what the model takes."""
+    if found.preprocess is not None:
+        yield f"  images     {printable('; '.join(lines_of(found.preprocess)), 1000)}"
+    elif found.manifest is not None and found.manifest.preprocess is not None:
+        yield "  images     a later perdure wrote how they are prepared; this one cannot read it"
 
 
 def _names(specs: Iterable[TensorSpec]) -> str:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "diff": "diff_command",
     "drift": "drift_command",
     "info": "info_command",
+    "predict": "predict_command",
     "sources": "sources_command",
     "summary": "summary_command",
 }
@@ -51,7 +52,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="perdure")
 def commands() -> None:
-    """Look at saved PyTorch models. Nothing in a file is ever run.
+    """Look at saved PyTorch models, and use them. No code in a file is ever run.
 
     \b
     Examples:
@@ -60,6 +61,7 @@ def commands() -> None:
       perdure check model.safetensors
       perdure diff before.safetensors after.safetensors
       perdure convert model.safetensors model.pth
+      perdure predict model.safetensors photos/
     """  # noqa: D301
 
 

@@ -9,13 +9,14 @@ import msgspec
 
 from perdure.comparison.sides import Side
 from perdure.disk.blobs import unpack
-from perdure.records import architecture, values
+from perdure.records import architecture, preprocessing, values
 from perdure.records.manifest import Manifest
 
 _BLOBS = {
     "architecture": "classes",
     "graph": "graph",
     "proof": "proof",
+    "picture": "picture",
     "sources": "sources",
     "buffers": "buffers that are not persistent",
 }
@@ -44,11 +45,23 @@ def _statements(side: Side) -> Iterator[tuple[str, Any]]:
         yield f"environment.{name}", value
     for name in ("notes", "labels"):
         yield name, values.plain(values.decode(getattr(manifest, name), side.where))
+    yield from _preprocess(manifest, side.where)
     yield "training", manifest.training
     yield "parents", list(manifest.parents)
     yield "extra_state", dict(manifest.extra_state)
     yield from _versions(manifest, side.where)
     yield from _blobs(side)
+
+
+def _preprocess(manifest: Manifest, where: str) -> Iterator[tuple[str, Any]]:
+    """Give each step of the preprocessing, with each of its fields."""
+    spec = preprocessing.in_file(manifest.preprocess, where)
+    if spec is None:
+        yield "preprocess", manifest.preprocess
+        return
+    for step, value in preprocessing.to_plain(spec).items():
+        fields = value if isinstance(value, dict) else {"": value}
+        yield from ((f"preprocess.{step}.{field}".rstrip("."), found) for field, found in fields.items())
 
 
 def _versions(manifest: Manifest, where: str) -> Iterator[tuple[str, Any]]:

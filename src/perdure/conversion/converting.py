@@ -210,7 +210,7 @@ def _manifest_of(weights: Weights) -> Manifest:
     return new_manifest("weights", Holdings(), environment=gather(()), versions=grouped_versions(stated))
 
 
-_KEPT = ("versions", "extra_state", "training", "notes", "labels", "environment")
+_KEPT = ("versions", "extra_state", "training", "notes", "labels", "preprocess", "environment")
 """The fields of a manifest that say something about the tensors, not about the file."""
 
 
@@ -231,6 +231,7 @@ def _under(prefix: str, manifest: Manifest) -> Manifest:
         versions=tuple(entry for entry in versions if entry.modules),
         training=inner_of(training) if isinstance(training, tuple) else training,
         extra_state={},
+        preprocess=None,
     )
 
 

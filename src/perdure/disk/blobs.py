@@ -16,7 +16,7 @@ MAX_ADDED_BYTES = 16_000_000
 MAX_UNPACKED_BYTES = 256 * 2**20
 """The blobs of a file, all together, unpack to at most this."""
 
-KNOWN = ("architecture", "graph", "proof", "sources", "buffers", "values")
+KNOWN = ("architecture", "graph", "proof", "picture", "sources", "buffers", "values")
 """The blobs that have a meaning; readers leave others alone."""
 
 _MAX_WINDOW_BYTES = 2**27

@@ -20,7 +20,7 @@ from perdure.disk.sources import BytesSource, name_of
 from perdure.disk.specs import stored_spec
 from perdure.disk.stored import Stored, StoredFile, open_file, with_stored
 from perdure.errors import CorruptError, FileError, ProtocolError
-from perdure.records import values
+from perdure.records import preprocessing, values
 from perdure.records.manifest import Manifest
 from perdure.records.reports import CheckReport, Finding, TensorSpec
 
@@ -152,6 +152,7 @@ def _check_values(stored: Stored, manifest: Manifest) -> None:
     for value in (manifest.notes, *(entry.metadata for entry in manifest.versions)):
         values.decode(value, stored.where)
     values.decode(manifest.extra_state, stored.where, partial(_stand_in, stored, manifest))
+    preprocessing.in_file(manifest.preprocess, stored.where)
 
 
 def _stand_in(stored: Stored, manifest: Manifest, tagged: dict[str, Any]) -> object:

@@ -9,7 +9,7 @@ from perdure.disk.sources import BytesSource
 from perdure.disk.specs import specs_of
 from perdure.disk.stored import Stored, StoredTensors
 from perdure.disk.surroundings import surroundings
-from perdure.records import architecture, values
+from perdure.records import architecture, preprocessing, values
 from perdure.records.environment import differences
 from perdure.records.reports import Info, TensorSpec
 
@@ -37,6 +37,7 @@ def describe(path: str, stored: StoredTensors) -> Info:
         volatile=_volatile(stored),
         ties={name: alias.of for name, alias in stored.aliases.items() if not stored.hidden & {name, alias.of}},
         labels=values.decode(manifest.labels, stored.where) if manifest else None,
+        preprocess=preprocessing.in_file(manifest.preprocess, stored.where) if manifest else None,
     )
 
 

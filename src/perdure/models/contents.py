@@ -1,4 +1,4 @@
-"""What a file of a model holds beside its weights: its architecture, its graph, its proof and the record of its sources."""
+"""What a file of a model holds beside its weights: its architecture, graph, proof, picture and sources."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from perdure.disk.blobs import unpack
 from perdure.disk.sources import BytesSource
 from perdure.disk.stored import Stored, StoredTensors
 from perdure.errors import CorruptError
-from perdure.records import architecture, graph, proof, sources, values
+from perdure.records import architecture, graph, picture, proof, sources, values
 from perdure.records.architecture import Architecture, TensorRef
 from perdure.records.graph import Graph
+from perdure.records.picture import Picture
 from perdure.records.proof import Proof
 from perdure.records.sources import Sources
 from perdure.weights.restoring import Make, Restorer
 
-ARCHITECTURE, GRAPH, PROOF, SOURCES, BUFFERS = "architecture", "graph", "proof", "sources", "buffers"
+ARCHITECTURE, GRAPH, PROOF, PICTURE, SOURCES = "architecture", "graph", "proof", "picture", "sources"
+BUFFERS = "buffers"
 
 
 class Contents:
@@ -56,6 +58,11 @@ class Contents:
     def proof(self) -> Proof | None:
         content = self._blob(PROOF)
         return None if content is None else proof.decode(content, self.where)
+
+    @cached_property
+    def picture(self) -> Picture | None:
+        content = self._blob(PICTURE)
+        return None if content is None else picture.decode(content, self.where)
 
     @cached_property
     def sources(self) -> Sources | None:

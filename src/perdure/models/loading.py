@@ -28,10 +28,13 @@ from perdure.models.contents import Contents
 from perdure.models.drift import Drift, find_drift
 from perdure.models.execution import build
 from perdure.models.migration import migrated
+from perdure.models.picturing import find_picture_drift, pipeline_of
 from perdure.models.proving import examine
 from perdure.models.rebuilding import rebuild
 from perdure.models.trust import Permissions, Trusted
 from perdure.records.origins import Origin, remember
+from perdure.records.picture import PictureDrift
+from perdure.records.preprocessing import PreprocessSpec
 from perdure.records.proof import Proof
 from perdure.weights.loading import Mode, Verify, check_pinned, log_differences, usable_device
 from perdure.weights.opening import Origin as Source
@@ -69,7 +72,8 @@ def load(
         device: where the model shall be; None is the CPU.
         dtype: a floating type for all parameters and buffers that are floating; None keeps the file's.
         verify: `"checksum"` compares XXH3-128 and, where `trusted` permits classes, what the model answers with its proof;
-            `"full"` BLAKE3 as well, and the proof in any case; False nothing.
+            `"full"` BLAKE3 as well, and the proof in any case; False nothing. Either sends the picture of the proof through
+            the preprocessing, and warns where other pixels come out than when the model was saved.
         digest: the root digest that the file must have; BLAKE3 is then verified as well.
 
     Returns:
@@ -98,6 +102,11 @@ def load(
         _finish(loaded.model, loaded.form, mode, where_to, dtype, stored.where)
         info = describe(stored.where, stored)
         info = dataclasses.replace(info, form=loaded.form, reason=loaded.reason, drift=loaded.drift)
+        if checked and info.preprocess and contents.picture:
+            asked = bool(permissions) or checked == "full"
+            info = dataclasses.replace(
+                info, picture_drift=_picture_drift(contents, info.preprocess, loaded.model, asked)
+            )
         kept = {leaf.kept: contents.kept(leaf.kept) for leaf in (contents.proof or Proof()).inputs if leaf.kept}
         remember(loaded.model, Origin(info, stored.digest, info.labels, contents.proof, kept))
         log_differences(stored.where, info.differences)
@@ -221,6 +230,17 @@ def _drift_message(contents: Contents, drift: Drift, said: str) -> str:
         f"loading {contents.where}: the model may not answer as it did when it was saved: {said}.{changed} To go on, "
         f"{graph}give the class a migration (perdure.register), install the code of then, or pass verify=False."
     )
+
+
+def _picture_drift(contents: Contents, spec: PreprocessSpec, model: nn.Module, asked: bool) -> tuple[PictureDrift, ...]:
+    """See that the preprocessing gives the pixels that it gave when the model was saved, and warn where it does not."""
+    pipeline = pipeline_of(spec)
+    assert contents.picture is not None and pipeline is not None
+    found = find_picture_drift(contents.picture, pipeline, model, contents.where, asked=asked)
+    if found is None:
+        return ()
+    log.warning("%s: %s", contents.where, found)
+    return (found,)
 
 
 def _by_graph(contents: Contents, verify: Verify, reason: str) -> _Loaded:

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Container, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-import numpy as np
 import torch
-from blake3 import blake3
 from torch import nn
 
 from perdure.disk.surroundings import processor
 from perdure.errors import CorruptError, PerdureError
+from perdure.models.answers import TOLERANCES, Verdict, as_text, compare, largest_difference, scale_of, tensor_leaf
 from perdure.models.examples import Example
 from perdure.models.generation import describe, generate
 from perdure.models.preserving import in_eval_mode
 from perdure.models.structure import flatten, less_names, unflatten
 from perdure.records import values
-from perdure.records.proof import InputLeaf, OutputLeaf, Proof, pack_samples, step_of_samples, unpack_samples
+from perdure.records.proof import InputLeaf, OutputLeaf, Proof
 from perdure.weights.dtypes import by_name, short_name
 from perdure.weights.restoring import Make
-from perdure.weights.storing import as_integers
-
-_TOLERANCES = {
-    "float64": 1e-9,
-    "complex128": 1e-9,
-    "float32": 1e-4,
-    "complex64": 1e-4,
-    "float16": 1e-2,
-    "bfloat16": 5e-2,
-}
-"""How far answers may be off, relative to the largest value of the answer: other PyTorches and processors add in another
-order. Between PyTorch 1.13 and 2.13 single layers in float32 differ by up to 5e-7."""
 
 _NOISE_FACTOR = 10
 _UNSTABLE = 1e-3
@@ -170,92 +156,17 @@ def _outputs(first: Any, second: Any) -> tuple[Any, tuple[OutputLeaf, ...] | str
     found: list[OutputLeaf] = []
     for leaf, other in zip(leaves, again, strict=True):
         if not isinstance(leaf, torch.Tensor):
-            found.append(OutputLeaf(value=_as_text(leaf)))
+            found.append(OutputLeaf(value=as_text(leaf)))
             continue
-        noise, scale = _largest_difference(leaf, other), _scale(leaf)
+        noise, scale = largest_difference(leaf, other), scale_of(leaf)
         if not noise <= _UNSTABLE * max(scale, 1e-30):
             return (
                 tree,
                 f"the model gives another answer each time, though in eval mode (by {noise:.3g} of {scale:.3g})",
             )
-        found.append(_output_leaf(leaf, noise, scale))
+        relative = TOLERANCES.get(short_name(leaf.dtype), 0.0)
+        found.append(tensor_leaf(leaf, max(relative * scale, _NOISE_FACTOR * noise)))
     return tree, tuple(found)
-
-
-_WITH_STABLE_TEXT = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout)
-
-
-def _as_text(leaf: Any) -> str:
-    """Return what a proof keeps of a part of an answer that is no tensor: of an object its type alone."""
-    kind = type(leaf)
-    return repr(leaf)[:200] if kind in _WITH_STABLE_TEXT else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _says_the_same(one: str, other: Any) -> bool:
-    """Compare texts; numbers may differ by rounding, as tensors may."""
-    try:
-        return one == other or math.isclose(float(one), float(other), rel_tol=_TOLERANCES["float32"])
-    except (TypeError, ValueError):
-        return False
-
-
-def _output_leaf(leaf: torch.Tensor, noise: float, scale: float) -> OutputLeaf:
-    plain = leaf.detach().cpu().contiguous()
-    relative = _TOLERANCES.get(short_name(leaf.dtype), 0.0)
-    return OutputLeaf(
-        dtype=short_name(leaf.dtype),
-        shape=tuple(leaf.shape),
-        digest=blake3(_bytes(plain)).hexdigest(),
-        samples=pack_samples(_bytes(_sampled(plain))),
-        tolerance=max(relative * scale, _NOISE_FACTOR * noise),
-    )
-
-
-def _sampled(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.flatten()[:: step_of_samples(tensor.numel())].contiguous()
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    plain = tensor.resolve_conj().resolve_neg()
-    if plain.element_size() == 16:
-        plain = torch.view_as_real(plain)
-    return as_integers(plain.contiguous()).numpy().tobytes()
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
-
-
-def _scale(tensor: torch.Tensor) -> float:
-    values_of = _wide(tensor).abs()
-    finite = values_of[values_of.isfinite()]
-    return float(finite.max()) if finite.numel() else 0.0
-
-
-def _largest_difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return how far two tensors are apart; infinitely, where one is finite and the other is not."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return math.inf
-    a, b = _wide(one), _wide(other)
-    same = (a == b) | (a.isnan() & b.isnan())
-    distances = (a - b).abs()[~same]
-    return 0.0 if not distances.numel() else float(distances.nan_to_num(nan=math.inf).max())
-
-
-class Verdict(NamedTuple):
-    """What an answer is, held against the proof.
-
-    Attributes:
-        holds: it is the same, within the tolerances.
-        same_bits: it is the same to the last bit.
-        difference: the largest difference of a sample.
-        said: what differs, in a sentence; empty where it holds.
-    """
-
-    holds: bool
-    same_bits: bool = False
-    difference: float = 0.0
-    said: str = ""
 
 
 def examine(model: nn.Module, proof: Proof, kept: Callable[[str], torch.Tensor], where: str) -> Verdict:
@@ -274,28 +185,6 @@ def examine(model: nn.Module, proof: Proof, kept: Callable[[str], torch.Tensor],
         return Verdict(False, said="its answer is nested otherwise, or its parts have other names")
     if len(leaves) != len(proof.outputs):
         return Verdict(False, said=f"its answer has {len(leaves)} parts, not {len(proof.outputs)}")
-    verdicts = [_compare(leaf, wanted, where) for leaf, wanted in zip(leaves, proof.outputs, strict=True)]
+    verdicts = [compare(leaf, wanted, where) for leaf, wanted in zip(leaves, proof.outputs, strict=True)]
     worst = max(verdicts, key=lambda verdict: (not verdict.holds, verdict.difference), default=Verdict(True, True))
     return worst._replace(same_bits=all(verdict.same_bits for verdict in verdicts))
-
-
-def _compare(leaf: Any, wanted: OutputLeaf, where: str) -> Verdict:
-    if not wanted.dtype or not isinstance(leaf, torch.Tensor):
-        same = not wanted.dtype and not isinstance(leaf, torch.Tensor) and _says_the_same(_as_text(leaf), wanted.value)
-        return Verdict(same, same, said="" if same else "a part of its answer that is no tensor is another one")
-    if (short_name(leaf.dtype), tuple(leaf.shape)) != (wanted.dtype, wanted.shape):
-        return Verdict(
-            False, said=f"its answer is {short_name(leaf.dtype)} {tuple(leaf.shape)}, not {wanted.dtype} {wanted.shape}"
-        )
-    plain = leaf.detach().cpu().contiguous()
-    if blake3(_bytes(plain)).hexdigest() == wanted.digest:
-        return Verdict(True, True)
-    content = unpack_samples(wanted.samples, where)
-    sampled = _sampled(plain)
-    if len(content) != sampled.numel() * sampled.element_size():
-        return Verdict(False, said="the proof does not have the samples that it should")
-    saved = torch.from_numpy(np.frombuffer(content, np.uint8).copy()).view(by_name(wanted.dtype, where))
-    difference = _largest_difference(sampled, saved)
-    holds = difference <= wanted.tolerance
-    said = "" if holds else f"its answer differs by {difference:.3g}, where {wanted.tolerance:.3g} is allowed"
-    return Verdict(holds, False, difference, said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,15 +12,19 @@ from perdure.errors import InputError, UnsupportedModelError
 from perdure.models.contents import SOURCES
 from perdure.models.examples import Example, examples_in
 from perdure.models.execution import FrozenGraph
+from perdure.models.picturing import pipeline_of, pixels_of_picture
 from perdure.models.proving import example_of
 from perdure.models.taking import Taken
 from perdure.models.wrapping import unwrapped
-from perdure.records import values
+from perdure.records import preprocessing, values
 from perdure.records.origins import Origin, origin_of
 from perdure.records.reports import SaveReport
 from perdure.weights.environment import gather
 from perdure.weights.saving import Target, check_target, new_manifest, write
 from perdure.weights.storing import hold
+
+if TYPE_CHECKING:
+    from perdure.images.preprocess import Preprocess
 
 
 def save(
@@ -30,6 +34,7 @@ def save(
     example: Any = None,
     dynamic: Any = None,
     labels: Any = None,
+    preprocess: Any = None,
     notes: Any = None,
     graph: bool = True,
     sources: bool = False,
@@ -51,6 +56,9 @@ def save(
             `{"x": {2: "height", 3: "width"}}`.
         labels: the names of the classes that the model tells apart: a list, or a mapping from numbers to names. Where
             None, those of the file that the model was loaded from are kept.
+        preprocess: how images become what the model takes: a `Preprocess`, or what `Preprocess.of` takes. Where None, that
+            of the file that the model was loaded from is kept. Without an example, what it makes of the picture in the
+            proof is the example, if all images come to be of one size.
         notes: any nesting of plain values, kept in the file.
         graph: False leaves the graph out; the example then makes the proof alone.
         sources: keep the text of the model's classes too, for people to read; it is never run.
@@ -74,16 +82,19 @@ def save(
     check_target(path, shard_bytes)
     inner = unwrapped(model)
     origin = origin_of(model) or origin_of(inner)
-    examples = examples_in(example, "saving") or _examples_of(origin, inner)
+    pipeline = pipeline_of(preprocess) or (pipeline_of(origin.info.preprocess) if origin else None)
+    examples, whose = _examples(example, origin, pipeline, inner)
     taken = Taken(inner)
     if isinstance(inner, FrozenGraph):
         taken.keep_graph(inner.perdure_graph)
     else:
         taken.record_classes(sources)
         if graph and examples:
-            taken.trace_graph(examples, dynamic, inherited=example is None)
+            taken.trace_graph(examples, dynamic, whose=whose)
     if examples:
         taken.prove(examples[0], keep_example)
+    if pipeline:
+        taken.take_picture(pipeline)
     taken.try_classes()
     taken.check()
     captured = taken.captured
@@ -98,6 +109,7 @@ def save(
         labels=values.encode(
             checked_labels(labels if labels is not None or origin is None else origin.labels), "labels"
         ),
+        preprocess=preprocessing.to_plain(pipeline.spec) if pipeline else None,
         parents=(origin.digest,) if origin and origin.digest else (),
         environment=gather(captured.python_modules),
     )
@@ -123,13 +135,18 @@ def graph_and_proof(model: nn.Module, example: Any, dynamic: Any) -> tuple[dict[
     return {key: text for key, text in blobs.items() if not key.endswith(SOURCES)}, tuple(taken.warnings)
 
 
-def _examples_of(origin: Origin | None, model: nn.Module) -> list[Example]:
-    """Return the input of the proof in the file that a model was loaded from; none where it has none."""
-    found = origin.proof if origin else None
-    if origin is None or found is None or found.tree is None:
-        return []
+def _examples(
+    given: Any, origin: Origin | None, pipeline: Preprocess | None, model: nn.Module
+) -> tuple[list[Example], str]:
+    """Return what to call a model with, and where that comes from, if not from the caller."""
+    if given is not None:
+        return examples_in(given, "saving"), ""
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    return [example_of(found, device, origin.kept.__getitem__, "the file that it came from")]
+    if origin and origin.proof and origin.proof.tree is not None:
+        whose = "the file that it came from"
+        return [example_of(origin.proof, device, origin.kept.__getitem__, whose)], whose
+    pixels = pixels_of_picture(pipeline) if pipeline else None
+    return ([], "") if pixels is None else ([((pixels.to(device),), {})], "its preprocessing")
 
 
 def checked_labels(labels: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -12,21 +12,27 @@ from torch import nn
 
 from perdure.disk.blobs import pack
 from perdure.errors import InputError, PerdureError, UnsupportedModelError
-from perdure.models.contents import ARCHITECTURE, GRAPH, PROOF, SOURCES
+from perdure.models.answers import Verdict
+from perdure.models.contents import ARCHITECTURE, GRAPH, PICTURE, PROOF, SOURCES
 from perdure.models.examples import Example
 from perdure.models.execution import FrozenGraph
 from perdure.models.fingerprints import sources_of
-from perdure.models.proving import Verdict, examine, prove
+from perdure.models.picturing import take_picture
+from perdure.models.proving import examine, prove
 from perdure.models.rebuilding import rebuild
 from perdure.models.recording import device_of, record
 from perdure.models.tracing import trace
-from perdure.records import architecture, graph, proof, sources, values
+from perdure.records import architecture, graph, picture, proof, sources, values
 from perdure.records.architecture import Architecture, TensorRef
 from perdure.records.graph import Graph
+from perdure.records.picture import Picture
 from perdure.records.proof import Proof
 from perdure.records.sources import Sources
 from perdure.weights.capture import Captured, capture, storable_volatile
 from perdure.weights.saving import pack_buffers
+
+if TYPE_CHECKING:
+    from perdure.images.preprocess import Preprocess
 
 
 class Taken:
@@ -42,6 +48,7 @@ class Taken:
         self._code: list[Any] = []
         self._graph: Graph | None = None
         self._proof: Proof | None = None
+        self._picture: Picture | None = None
         self._sources: Sources | None = None
         self._no_graph = ""
 
@@ -70,11 +77,16 @@ class Taken:
         named = dict(self._model.named_buffers(remove_duplicate=False))
         return {name: named[name] for name in self._volatile if name in named}
 
-    def trace_graph(self, examples: Sequence[Example], dynamic: Any, *, inherited: bool = False) -> None:
+    def trace_graph(self, examples: Sequence[Example], dynamic: Any, *, whose: str = "") -> None:
         """Trace the forward pass; where that cannot be done, say why.
 
+        Args:
+            examples: what the model is called with.
+            dynamic: as `save` takes it.
+            whose: where they come from, if not from the caller, who then need not hear that the model does not take them.
+
         Raises:
-            InputError: the model does not take the example, which is not `inherited` from the file that it came from.
+            InputError: the model does not take the caller's example.
         """
         try:
             traced = trace(self._model, examples, dynamic=dynamic, taken={*self.captured.tensors, *self._kept})
@@ -82,9 +94,9 @@ class Taken:
             self._no_graph = str(error)
             return
         except InputError as error:
-            if not inherited:
+            if not whose:
                 raise
-            self._no_graph = f"the model does not take the example of the file that it came from any more: {error}"
+            self._no_graph = f"the model does not take the example of {whose}: {error}"
             return
         known = {*self.captured.tensors, *self._kept}
         lost = [entry.name for entry in traced.graph.tensors if entry.name not in known and entry.kind != "constant"]
@@ -107,6 +119,12 @@ class Taken:
         self._kept |= kept or {}
         if self._proof.missing:
             self.warnings.append(f"the file has no proof: {self._proof.missing}")
+
+    def take_picture(self, preprocess: Preprocess) -> None:
+        """Send the picture through the preprocessing, and let the model answer to it."""
+        self._picture = take_picture(preprocess, self._model)
+        if self._picture.missing:
+            self.warnings.append(f"its preprocessing is not proved: {self._picture.missing}")
 
     def try_classes(self) -> None:
         """Rebuild the model from its data and compare its answers with the proof; what fails is an obstacle."""
@@ -159,6 +177,7 @@ class Taken:
             (ARCHITECTURE, self._architecture, architecture.encode),
             (GRAPH, self._graph, graph.encode),
             (PROOF, self._proof, proof.encode),
+            (PICTURE, self._picture, picture.encode),
             (SOURCES, self._sources, sources.encode),
         ]
         contents = {name: encode(part) for name, part, encode in parts if part is not None}

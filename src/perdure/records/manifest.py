@@ -102,6 +102,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     training: bool | tuple[str, ...] | None = None
     notes: Any = None
     labels: Any = None
+    preprocess: Any = None
     parents: tuple[str, ...] = ()
     environment: Environment = Environment()
     shards: dict[str, ShardRecord] = {}

@@ -10,6 +10,8 @@ from typing import Any
 from perdure.records.environment import Environment
 from perdure.records.manifest import Manifest
 from perdure.records.names import changed_part, fold, human_bytes
+from perdure.records.picture import PictureDrift
+from perdure.records.preprocessing import PreprocessSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +205,9 @@ class Info:
         digest: the root digest; empty where there is none.
         files: the shards' names; empty for a single file.
         labels: the names of the classes that the model tells apart.
+        preprocess: how images become what the model takes.
         drift: for a loaded model, the classes whose code has changed since it was saved.
+        picture_drift: for a loaded model, what in its preprocessing gives other pixels than when it was saved.
         notes: the notes that were saved, as they were given; None where there are none.
         volatile: the buffers that are not persistent, which are no tensors of the file.
         format: what kind of file it is: `"safetensors"`, `"torch zip archive"`, `"GGUF"`, …
@@ -228,7 +232,9 @@ class Info:
     digest: str = ""
     files: tuple[str, ...] = ()
     labels: Any = None
+    preprocess: PreprocessSpec | None = None
     drift: tuple[str, ...] = ()
+    picture_drift: tuple[PictureDrift, ...] = ()
     notes: Any = None
     volatile: tuple[TensorSpec, ...] = ()
     format: str = "safetensors"

@@ -1,0 +1,1 @@
+"""A saved model answers: images or tensors in, labels with probabilities out."""
