@@ -42,7 +42,7 @@ def _cropped(picture: Image.Image, step: Crop) -> Image.Image:
     if (width, height) == picture.size:
         return picture
     top, left = crop_box((picture.height, picture.width), step)
-    inside = top >= 0 and left >= 0
+    inside = picture.height >= height and picture.width >= width
     if inside or step.fill == 0:  # Pillow's crop fills with zeros
         return picture.crop((left, top, left + width, top + height))
     kept = picture.crop((max(left, 0), max(top, 0), min(left + width, picture.width), min(top + height, picture.height)))
