@@ -71,7 +71,12 @@ def stated(spec: PreprocessSpec) -> dict[str, Any]:
     """Return the arguments that make a record, without those that are as they would be anyway."""
     usual = to_plain(PreprocessSpec())
     shown = {name: value for name, value in to_plain(spec).items() if value != usual[name] and name != "version"}
-    for name, bare in (("decode", Decode()), ("resize", Resize(size=(1, 1))), ("crop", Crop(size=(1, 1))), ("pad", Pad(size=(1, 1)))):
+    for name, bare in (
+        ("decode", Decode()),
+        ("resize", Resize(size=(1, 1))),
+        ("crop", Crop(size=(1, 1))),
+        ("pad", Pad(size=(1, 1))),
+    ):
         if isinstance(shown.get(name), dict):
             default = to_plain(bare)
             step = {key: value for key, value in shown[name].items() if key == "size" or value != default[key]}
@@ -99,7 +104,9 @@ def _plain_step(name: str, value: Any, kind: type[msgspec.Struct], **of_a_pair: 
         return msgspec.to_builtins(value)
     if isinstance(value, dict):
         return value
-    raise _refused(f"`{name}` is of type {type(value).__name__}; give numbers of pixels, a {kind.__name__} or its plain data")
+    raise _refused(
+        f"`{name}` is of type {type(value).__name__}; give numbers of pixels, a {kind.__name__} or its plain data"
+    )
 
 
 def _by_ratio(cropping: dict[str, Any], ratio: float, filter: Filter) -> dict[str, Any]:
@@ -107,9 +114,10 @@ def _by_ratio(cropping: dict[str, Any], ratio: float, filter: Filter) -> dict[st
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
         raise _refused(f"`crop_ratio` is {ratio!r}; it is above 0, and at most 1")
     height, width = validated({"version": 1, "crop": cropping}).crop.size
-    rounding = "down" if height == width else "nearest"
     size = [math.floor(height / ratio), math.floor(width / ratio)]
-    return {"size": size, "rule": "shorter", "filter": filter, "rounding": rounding}
+    if size[0] == size[1]:
+        return {"size": size, "rule": "shorter", "filter": filter}
+    return {"size": size, "rule": "cover", "filter": filter, "rounding": "nearest"}
 
 
 def _for_channels(name: str, value: Any, n_channels: int) -> list[float] | None:

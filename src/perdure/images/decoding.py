@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from PIL import Image, ImageOps
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from PIL import Image
 
 from perdure.disk.sources import open_source
 from perdure.errors import ImageError, PerdureError
+from perdure.images.formats import bmp, gif, jpeg, png, tiff, webp
+from perdure.images.formats.picture import Picture
 from perdure.images.modes import to_mode
 from perdure.records.preprocessing import Decode
 
-_KINDS: tuple[tuple[bytes, str, type[ImageFile]], ...] = (
-    (b"\xff\xd8\xff", "JPEG", JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", "PNG", PngImageFile),
-    (b"RIFF", "WebP", WebPImageFile),
-    (b"II*\0", "TIFF", TiffImageFile),
-    (b"MM\0*", "TIFF", TiffImageFile),
-    (b"II+\0", "TIFF", TiffImageFile),
-    (b"MM\0+", "TIFF", TiffImageFile),
-    (b"BM", "BMP", BmpImageFile),
-    (b"GIF87a", "GIF", GifImageFile),
-    (b"GIF89a", "GIF", GifImageFile),
-)
+_FORMATS = {"JPEG": jpeg, "PNG": png, "WebP": webp, "TIFF": tiff, "BMP": bmp, "GIF": gif}
+_MAX_FILE_BYTES = 2**31
+_REMEDY = "Restore it from a copy, download it again, or save it anew in another program."
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(source: Any, spec: Decode, name: str) -> Image.Image:
@@ -54,45 +49,51 @@ def decode(source: Any, spec: Decode, name: str) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         with _told(name, "image"):
-            _see_that_it_is_small_enough(source, spec, name)
+            _see_that_it_is_small_enough(*source.size, spec, name)
             return to_mode(source, spec.mode, spec.background, name)
-    content = _read(source)
-    kind, reader = _kind_of(content, name)
+    content = _content(source, name)
+    kind, read = _format_of(content, name)
     with _told(name, kind):
-        image = reader(io.BytesIO(content))
-        _see_that_it_is_small_enough(image, spec, name)
-        image.load()
-        turned = ImageOps.exif_transpose(image) if spec.orientation else image
-        return to_mode(turned, spec.mode, spec.background, name)
+        picture = read(content)
+        _see_that_it_is_small_enough(picture.width, picture.height, spec, name)
+        image = picture.load()
+        if spec.orientation and picture.orientation in _TURNS:
+            image = image.transpose(_TURNS[picture.orientation])
+        return to_mode(image, spec.mode, spec.background, name)
 
 
-def _read(source: Any) -> bytes:
+def _content(source: Any, name: str) -> bytes:
     if isinstance(source, bytes):
         return source
     opened = open_source(source)
     try:
+        if opened.n_bytes > _MAX_FILE_BYTES:
+            _format_of(opened.read(0, 16), name)
+            raise ImageError(f"reading {name}: it has {opened.n_bytes} bytes; images have {_MAX_FILE_BYTES} at most.")
         return opened.read(0, opened.n_bytes)
     finally:
         opened.close()
 
 
-def _kind_of(content: bytes, name: str) -> tuple[str, type[ImageFile]]:
-    for start, kind, reader in _KINDS:
-        if content.startswith(start):
-            return kind, reader
+def _format_of(content: bytes, name: str) -> tuple[str, Callable[[bytes], Picture]]:
+    """Return what a file is, by its first bytes, and what reads it."""
+    for kind, module in _FORMATS.items():
+        if content.startswith(module.MAGIC):
+            return kind, module.read
     if not content:
         raise ImageError(f"reading {name}: it is empty. Restore the file from a copy, or download it again.")
+    looks = " (a page of the web)" if content[:512].lstrip().lower().startswith((b"<!doctype", b"<html")) else ""
     raise ImageError(
-        f"reading {name}: it begins with {content[:8]!r}, and is no JPEG, PNG, WebP, TIFF, BMP or GIF. Convert it to one."
+        f"reading {name}: it begins with {content[:8]!r}{looks}, and is no JPEG, PNG, WebP, TIFF, BMP or GIF. Convert it to "
+        f"one, or download it again."
     )
 
 
-def _see_that_it_is_small_enough(image: Image.Image, spec: Decode, name: str) -> None:
-    width, height = image.size
+def _see_that_it_is_small_enough(width: int, height: int, spec: Decode, name: str) -> None:
     if width * height > spec.max_pixels:
         raise ImageError(
-            f"reading {name}: it has {width} × {height} pixels, more than max_pixels, {spec.max_pixels}. Raise that limit in "
-            f"`Decode` if you trust the file."
+            f"reading {name}: it has {width} × {height} pixels, more than the limit, {spec.max_pixels}. If you trust the "
+            f"file, raise `max_pixels` of `Decode`."
         )
 
 
@@ -103,9 +104,13 @@ def _told(name: str, kind: str) -> Iterator[None]:
         yield
     except PerdureError:
         raise
+    except (struct.error, IndexError, EOFError) as error:
+        raise ImageError(f"reading {name}: it is a truncated {kind} file ({_reason(error)}). {_REMEDY}") from error
     except Exception as error:
-        reason = str(error)[:200] or type(error).__name__
         raise ImageError(
-            f"reading {name}: it is a damaged or unusual {kind} file ({reason}). Restore it from a copy, or save it again in "
-            f"another program."
+            f"reading {name}: it is a damaged or unusual {kind} file ({_reason(error)}). {_REMEDY}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return ascii(str(error)[:200] or type(error).__name__)[1:-1]

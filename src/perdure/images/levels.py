@@ -23,22 +23,29 @@ def n_levels(spec: PreprocessSpec) -> int:
 
 
 @functools.lru_cache(maxsize=32)
+def levels(spec: PreprocessSpec) -> np.ndarray:
+    """Return what each level becomes before mean and standard deviation: (levels,), float64 if the result is, else float32.
+
+    It is rescaled in float64 and rounded once. For a rescale of 1/255 these are torchvision's bits, which divides in
+    float32, for any other those of transformers on NumPy arrays.
+    """
+    whole = np.arange(n_levels(spec))
+    if spec.dtype == "uint8":
+        return whole.astype(np.uint8)
+    return (whole * spec.rescale + spec.offset).astype(np.float64 if spec.dtype == "float64" else np.float32)
+
+
+@functools.lru_cache(maxsize=32)
 def _table(spec: PreprocessSpec) -> np.ndarray:
     """Return what each level of each channel becomes: (C, levels), channels in the order of the result.
 
-    Rescaling is in float64, rounded once to float32; mean and standard deviation follow in float32. For a rescale of 1/255
-    these are torchvision's bits, for any those of transformers on NumPy arrays. All is in float64 where that is the
-    result's type. The types that NumPy lacks come last.
+    Mean and standard deviation follow one after the other in the type of the result, float32 for the types that NumPy lacks.
     """
-    levels = np.arange(n_levels(spec))
-    if spec.dtype == "uint8":
-        return np.tile(levels.astype(np.uint8), (spec.n_channels, 1))
-    working = np.float64 if spec.dtype == "float64" else np.float32
-    table = np.tile((levels * spec.rescale + spec.offset).astype(working), (spec.n_channels, 1))
+    table = np.tile(levels(spec), (spec.n_channels, 1))
     if spec.mean is not None:
-        table -= np.array(spec.mean, working)[:, None]
+        table -= np.array(spec.mean, table.dtype)[:, None]
     if spec.std is not None:
-        table /= np.array(spec.std, working)[:, None]
+        table /= np.array(spec.std, table.dtype)[:, None]
     return table[::-1].copy() if spec.channels == "BGR" else table
 
 

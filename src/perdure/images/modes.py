@@ -1,4 +1,4 @@
-"""Pixels of every kind become those that a model takes: grey or colour, of 8 or 16 bits, with or without an alpha channel."""
+"""Pixels of every kind become those that a model takes: grey or colour, 8 or 16 bits, with or without an alpha channel."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def _see_that_it_fits(values: np.ndarray[Any, Any], top: int, name: str) -> None
     if not within or (values.dtype.kind == "f" and most <= 1 and bool((values % 1 > 0).any())):
         kind = "floats" if values.dtype.kind == "f" else "32-bit integers"
         raise ImageError(
-            f"reading {name}: its pixels are {kind} of {least:g} to {most:g}, where values of 0 to {top} were expected. Scale "
-            f"them to that range, and save it again."
+            f"reading {name}: its pixels are {kind} of {least:g} to {most:g}, where values of 0 to {top} were expected. "
+            f"Scale them to that range, and save it again."
         )
 
 

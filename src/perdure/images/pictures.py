@@ -1,11 +1,11 @@
-"""The steps on a picture that Pillow holds: resize, crop and border, with Pillow's own arithmetic."""
+"""The steps on a picture that Pillow holds: resize, crop and border."""
 
 from __future__ import annotations
 
 from PIL import Image
 
-from perdure.images.geometry import crop_box, pad_offsets, resized
-from perdure.records.preprocessing import Crop, Filter, Pad, PreprocessSpec, Resize
+from perdure.images.geometry import crop_corner, fills, pad_corner, resized
+from perdure.records.preprocessing import Crop, Filter, Pad, PreprocessSpec
 
 FILTERS: dict[Filter, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -17,52 +17,35 @@ FILTERS: dict[Filter, Image.Resampling] = {
 }
 
 
-def shaped(picture: Image.Image, spec: PreprocessSpec) -> Image.Image:
-    """Return a picture as large as a pipeline makes it; its mode stays.
+def shaped(picture: Image.Image, spec: PreprocessSpec, name: str) -> Image.Image:
+    """Return a picture as large as a pipeline makes it, with Pillow's own arithmetic; its mode stays.
 
     Raises:
-        InputError: it cannot be brought to that size.
+        ImageError: it cannot be brought to that size; `name` names it.
     """
     if spec.resize is not None:
-        picture = _resized(picture, spec.resize)
+        height, width = resized((picture.height, picture.width), spec.resize, name)
+        if (width, height) != picture.size:
+            picture = picture.resize((width, height), FILTERS[spec.resize.filter])
     if spec.crop is not None:
-        picture = _cropped(picture, spec.crop)
-    return picture if spec.pad is None else _padded(picture, spec.pad)
+        picture = _framed(picture, crop_corner((picture.height, picture.width), spec.crop), spec.crop)
+    if spec.pad is not None:
+        picture = _framed(picture, pad_corner((picture.height, picture.width), spec.pad, name), spec.pad)
+    return picture
 
 
-def _resized(picture: Image.Image, step: Resize) -> Image.Image:
-    height, width = resized((picture.height, picture.width), step)
-    if (width, height) == picture.size:
-        return picture
-    return picture.resize((width, height), FILTERS[step.filter])
-
-
-def _cropped(picture: Image.Image, step: Crop) -> Image.Image:
+def _framed(picture: Image.Image, corner: tuple[int, int], step: Crop | Pad) -> Image.Image:
+    """Return the part of a picture that begins at a corner (top, left); what lies outside of it has one colour."""
+    top, left = corner
     height, width = step.size
     if (width, height) == picture.size:
         return picture
-    top, left = crop_box((picture.height, picture.width), step)
-    inside = picture.height >= height and picture.width >= width
-    if inside or step.fill == 0:  # Pillow's crop fills with zeros
-        return picture.crop((left, top, left + width, top + height))
-    kept = picture.crop((max(left, 0), max(top, 0), min(left + width, picture.width), min(top + height, picture.height)))
-    return _laid_on(step.fill, kept, (width, height), (max(-left, 0), max(-top, 0)))
-
-
-def _padded(picture: Image.Image, step: Pad) -> Image.Image:
-    height, width = step.size
-    top, left = pad_offsets((picture.height, picture.width), step)
-    if (width, height) == picture.size:
-        return picture
-    return _laid_on(step.fill, picture, (width, height), (left, top))
-
-
-def _laid_on(
-    fill: int | tuple[int, ...], picture: Image.Image, size: tuple[int, int], corner: tuple[int, int]
-) -> Image.Image:
-    """Return a picture on a ground of one colour; sizes and places are Pillow's, width first."""
-    n_channels = len(picture.getbands())
-    colour = (fill,) * n_channels if isinstance(fill, int) else fill * n_channels if len(fill) == 1 else fill
-    ground = Image.new(picture.mode, size, colour[0] if n_channels == 1 else colour)
-    ground.paste(picture, corner)
+    kept = picture.crop(
+        (max(left, 0), max(top, 0), min(left + width, picture.width), min(top + height, picture.height))
+    )
+    if kept.size == (width, height):
+        return kept
+    colour = fills(step.fill, len(picture.getbands()))
+    ground = Image.new(picture.mode, (width, height), colour[0] if len(colour) == 1 else colour)
+    ground.paste(kept, (max(-left, 0), max(-top, 0)))
     return ground

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from perdure.errors import InputError
 from perdure.images.arguments import spec_of, stated, validated
-from perdure.images.decoding import decode
-from perdure.images.levels import normalized
+from perdure.images.batching import Batch, in_batches, one_batch
 from perdure.images.peers import timm, torchvision, transformers
-from perdure.images.pictures import shaped
+from perdure.images.tensor_pipeline import TensorPipeline
 from perdure.records.preprocessing import Crop, Decode, Filter, Pad, PreprocessSpec, Resize, to_plain
-
-
-class BadImage(NamedTuple):
-    """An image that was left out: its name, and why."""
-
-    name: str
-    reason: str
-
-
-class Batch(NamedTuple):
-    """Images as a model takes them.
-
-    Attributes:
-        pixels: (n, C, H, W) or (n, H, W, C).
-        names: what each came from: a path, or `image 7` for the seventh.
-        skipped: what was left out since the batch before.
-    """
-
-    pixels: torch.Tensor
-    names: tuple[str, ...]
-    skipped: tuple[BadImage, ...] = ()
 
 
 class Preprocess:
@@ -129,14 +106,25 @@ class Preprocess:
         return f"Preprocess({', '.join(f'{name}={value!r}' for name, value in stated(self.spec).items())})"
 
     def __call__(self, images: Any, *, input_layout: str | None = None, threads: int | None = None) -> torch.Tensor:
-        """Return one batch: a single image gives one of 1. Bad images are an ImageError that names them."""
-        pictures = images if isinstance(images, (list, tuple)) else [images]
-        return torch.stack([self._prepared(picture) for picture in pictures])
+        """Return one batch.
 
-    def _prepared(self, image: Any) -> torch.Tensor:
-        picture = shaped(decode(image, self.spec.decode, "an image"), self.spec)
-        pixels = np.asarray(picture)
-        return normalized(pixels.reshape(*pixels.shape[:2], -1), self.spec)
+        Args:
+            images: a path, a folder, bytes, a binary file, a Pillow image, an array, a tensor, or a list of these in any
+                mixture; a single one gives a batch of 1. Arrays are (H, W, C), tensors (C, H, W), or (H, W); with four axes,
+                a batch. They are uint8, uint16 (of which the upper 8 bits are taken, but for a mode of 16), or floats of 0
+                to 1. Tensors stay on their device.
+            input_layout: `CHW` or `HWC`, of arrays and tensors that have another order of axes.
+            threads: how many work at once; None for as many as there are processors.
+
+        Returns:
+            (n, C, H, W), or (n, H, W, C) if the pipeline says so, in the order of the images.
+
+        Raises:
+            ImageError: a bad image; the message names it.
+            InputError: what is no image, none at all, or images of different sizes.
+            StorageError: the system refused to read a file.
+        """
+        return one_batch(images, self.spec, input_layout, threads)
 
     def batches(
         self,
@@ -147,12 +135,34 @@ class Preprocess:
         threads: int | None = None,
         skip_bad: bool = False,
     ) -> Iterator[Batch]:
-        """Stream a folder or any iterable, in order, with bounded memory."""
-        raise NotImplementedError
+        """Stream a folder or any iterable: batches in order, with a few images for each thread in memory beyond them.
+
+        Args:
+            images: as of a call; also an iterator, from which images are taken as they are needed.
+            batch_size: of every batch but the last.
+            input_layout: as of a call.
+            threads: as of a call.
+            skip_bad: leave out images that cannot be read, and tell of them in the batch that follows; the last batch may
+                hold none, where only bad ones were left.
+
+        Yields:
+            Batch: the images, and their names.
+
+        Raises:
+            ImageError: a bad image; the message names it.
+            InputError: what is no image, or images of different sizes.
+            StorageError: the system refused to read a file.
+        """
+        return in_batches(images, self.spec, input_layout, threads, batch_size, skip_bad)
 
     def as_module(self) -> nn.Module:
-        """Return a module for batches of tensors (n, C, H, W), uint8 or float of 0 to 1, that can be exported."""
-        raise NotImplementedError
+        """Return a module that does the same to a batch of tensors, on any device, and that can be exported.
+
+        It takes (n, C, H, W), uint8 or floats of 0 to 1 (uint16 for a mode of 16 bits). uint8 gives the bits that a call
+        gives. Decoding, and with it the background of what is transparent, is left out. When it is exported, or saved as a
+        graph, the sizes are those of the example; the number of images may vary.
+        """
+        return TensorPipeline(self.spec)
 
     @classmethod
     def of(cls, value: Any) -> Preprocess:

@@ -49,8 +49,9 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True):
     """A resize.
 
     Attributes:
-        size: height and width. By `shorter`, the image becomes the smallest in proportion that covers both, so that of
-            equal ones the shorter side becomes that; by `longer`, the largest that fits into both; by `exact`, just that.
+        size: height and width. Where a side is kept in proportion: of `shorter`, the shorter side becomes this (both are
+            given, and equal); of `longer`, the image fits into both; of `cover`, it covers both; of `exact`, it becomes
+            just that.
         rule: which of these.
         filter: the filter, by Pillow's name.
         antialias: low-pass filter when shrinking. Pillow always does; False is what tensors once got.
@@ -59,7 +60,7 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     size: Size
-    rule: Literal["shorter", "longer", "exact"] = "exact"
+    rule: Literal["shorter", "longer", "cover", "exact"] = "exact"
     filter: Filter = "bilinear"
     antialias: bool = True
     rounding: Literal["down", "nearest"] = "down"
@@ -147,7 +148,9 @@ def from_plain(content: Any, where: str) -> PreprocessSpec:
     """
     version = content.get("version") if isinstance(content, dict) else None
     if type(version) is int and version > VERSION:
-        raise InputError(f"reading {where}: its preprocessing has version {version}; this perdure knows {VERSION}. Upgrade it.")
+        raise InputError(
+            f"reading {where}: its preprocessing has version {version}; this perdure knows {VERSION}. Upgrade it."
+        )
     try:
         spec = msgspec.convert(content, PreprocessSpec, strict=True)
     except (msgspec.ValidationError, TypeError, RecursionError) as error:
@@ -206,6 +209,8 @@ def _size_faults(field: str, size: Size) -> Iterator[str]:
 
 def _step_faults(spec: PreprocessSpec) -> Iterator[str]:
     most = 65535 if spec.decode.mode == "I;16" else 255
+    if spec.resize is not None and spec.resize.rule == "shorter" and spec.resize.size[0] != spec.resize.size[1]:
+        yield f"`resize.size` is {spec.resize.size}; by the rule `shorter` both are the same. There is the rule `cover`"
     if spec.resize is not None and spec.resize.max_size is not None:
         longest = spec.resize.max_size
         if spec.resize.rule != "shorter":
@@ -218,9 +223,8 @@ def _step_faults(spec: PreprocessSpec) -> Iterator[str]:
             if len(fill) not in (1, spec.n_channels):
                 yield f"`{name}.fill` has {len(fill)} values; {spec.decode.mode} has {spec.n_channels} channels"
             yield from _level_faults(f"{name}.fill", fill, most)
-    if spec.pad is not None:
-        if spec.crop is not None and (spec.crop.size[0] > spec.pad.size[0] or spec.crop.size[1] > spec.pad.size[1]):
-            yield f"`pad.size` is {spec.pad.size}, smaller than the crop of {spec.crop.size} before it"
+    if spec.pad and spec.crop and (spec.crop.size[0] > spec.pad.size[0] or spec.crop.size[1] > spec.pad.size[1]):
+        yield f"`pad.size` is {spec.pad.size}, smaller than the crop of {spec.crop.size} before it"
 
 
 def _level_faults(field: str, values: tuple[int, ...], most: int) -> Iterator[str]:
