@@ -10,7 +10,7 @@ from perdure.images.formats import tags
 from perdure.images.formats.picture import Picture, load
 
 MAGIC = (b"RIFF",)
-_MAX_SIDE = 16383
+_MAX_SIDE = 16384
 """Of a frame; a canvas may be larger by the letter of the format."""
 
 
