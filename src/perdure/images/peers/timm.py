@@ -131,7 +131,7 @@ def _arranged(size: Size, words: Mapping[str, Any], colour: tuple[int, ...]) -> 
         case "center" if scaled[0] == scaled[1]:
             return Resize(size=scaled, rule="shorter", filter=chosen), Crop(size=size)
         case "center":
-            return Resize(size=scaled, rule="shorter", filter=chosen, rounding="nearest"), Crop(size=size)
+            return Resize(size=scaled, rule="cover", filter=chosen, rounding="nearest"), Crop(size=size)
         case other:
             refuse(_PEER, "crop_mode", other, "expected center, squash or border")
 

@@ -1,0 +1,203 @@
+"""Preprocessing against that of the libraries that it is made from: torchvision, timm, transformers.
+
+Resizing is Pillow's, so where a peer's is too, results are the same bits. Tolerances elsewhere, in levels of 1/255 before
+normalising: tensors are within 1 of what torchvision makes of them; transformers' processors that use torchvision's resize
+of uint8 tensors are within 2 (bilinear 1).
+"""
+
+import functools
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from parity.pictures import generated, photographs
+
+from perdure.images.peers.processors import PROCESSORS
+from perdure.images.preprocess import Preprocess
+from torchvision_operators import declare_operators
+
+declare_operators()
+models = pytest.importorskip("torchvision.models")
+functional = pytest.importorskip("torchvision.transforms.functional")
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
+
+
+@functools.cache
+def every_image() -> list[Image.Image]:
+    return photographs() + generated()
+
+
+@functools.cache
+def some_images() -> list[Image.Image]:
+    return photographs() + generated(30)
+
+
+def presets() -> dict[Preprocess, Any]:
+    """Return torchvision's presets for classification by what they are here; many weights share one."""
+    weights = [weight for name in models.list_models(module=models) for weight in models.get_model_weights(name)]
+    assert len(weights) > 100
+    return {Preprocess.from_torchvision(weight): weight.transforms() for weight in weights}
+
+
+def configurations() -> dict[Preprocess, Any]:
+    """Return timm's configurations of pretrained models by what they are here, with those of their larger size for tests."""
+    from timm.models._registry import _model_pretrained_cfgs
+
+    assert len(_model_pretrained_cfgs) > 1000
+    found: dict[Preprocess, Any] = {}
+    for use_test_size in (False, True):
+        for config in _model_pretrained_cfgs.values():
+            key = Preprocess.from_timm(config, use_test_size=use_test_size)
+            if key not in found:
+                resolved = timm.data.resolve_data_config(
+                    {}, pretrained_cfg=config.to_dict(), use_test_size=use_test_size
+                )
+                found[key] = resolved
+    return found
+
+
+def levels(preprocess: Preprocess) -> Preprocess:
+    """Return a pipeline that ends before anything is rescaled."""
+    spec = msgspec.structs.replace(preprocess.spec, rescale=1.0, mean=None, std=None, dtype="uint8")
+    return Preprocess.from_spec(spec)
+
+
+def test_every_classification_preset_of_torchvision_gives_the_same_bits() -> None:
+    for preprocess, preset in presets().items():
+        before = levels(preprocess)
+        for image in every_image():
+            given = image.convert("RGB")
+            resized = functional.resize(given, preset.resize_size, preset.interpolation, antialias=preset.antialias)
+            cropped = functional.pil_to_tensor(functional.center_crop(resized, preset.crop_size))
+            assert torch.equal(before(image)[0], cropped), (preprocess, image)
+        for image in some_images():
+            assert torch.equal(preprocess(image)[0], preset(image.convert("RGB"))), (preprocess, image)
+
+
+def test_presets_of_torchvision_are_written_back_as_presets() -> None:
+    for preprocess, preset in presets().items():
+        written = preprocess.to_torchvision()
+        assert type(written) is type(preset)
+        assert repr(written) == repr(preset)
+        assert Preprocess.of(written) == preprocess
+
+
+def test_tensors_are_within_one_level_of_what_torchvision_makes_of_them() -> None:
+    for preprocess, preset in presets().items():
+        assert preprocess.spec.std is not None
+        std = torch.tensor(preprocess.spec.std)[:, None, None]
+        for image in some_images():
+            tensor = functional.pil_to_tensor(image.convert("RGB"))
+            difference = (preprocess(tensor, input_layout="CHW")[0] - preset(tensor)) * std
+            assert difference.abs().max() <= 1 / 255 + 1e-6, (preprocess, image)
+
+
+def test_every_configuration_of_timm_gives_the_same_bits() -> None:
+    images = some_images()[:2] + generated(8)
+    for preprocess, config in configurations().items():
+        transform = timm.data.create_transform(**config)
+        mode = preprocess.spec.decode.mode
+        for image in images[:3] if config["input_size"][1] > 512 else images:
+            assert torch.equal(preprocess(image)[0], transform(image.convert(mode))), (config, image)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(3, 96, 96), (3, 64, 97), (1, 33, 48)])
+@pytest.mark.parametrize("crop_pct", [0.7, 0.95, 1.0, 1.2])
+def test_crop_modes_of_timm_give_the_same_bits(crop_mode: str, size: tuple[int, int, int], crop_pct: float) -> None:
+    numbers = {"mean": (0.485, 0.456, 0.4)[: size[0]], "std": (0.2, 0.3, 0.25)[: size[0]]}
+    config = {"input_size": size, "crop_mode": crop_mode, "crop_pct": crop_pct, "interpolation": "bicubic", **numbers}
+    preprocess = Preprocess.from_timm(config)
+    transform = timm.data.create_transform(**config)
+    for image in every_image():
+        height, width = image.height, image.width
+        if min(height, width) * 9 < max(height, width):
+            continue  # timm rounds a side to nothing, and fails
+        assert torch.equal(preprocess(image)[0], transform(image.convert(preprocess.spec.decode.mode))), image
+    assert Preprocess.from_timm(preprocess.to_timm()) == preprocess
+
+
+def test_configurations_of_timm_are_written_back() -> None:
+    for preprocess in configurations():
+        assert Preprocess.of(preprocess.to_timm()) == preprocess
+
+
+PROCESSOR_OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in ("ViT", "CLIP", "ConvNext", "DeiT", "Bit", "Siglip", "Beit", "Blip", "MobileViT", "Levit")),
+    *((name, {}) for name in ("PoolFormer", "EfficientNet", "MobileNetV1", "MobileNetV2", "Segformer", "Pvt", "DPT")),
+    ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.9}),
+    ("ConvNext", {"size": {"shortest_edge": 97}}),
+    ("CLIP", {"size": {"shortest_edge": 97}, "crop_size": {"height": 133, "width": 90}, "resample": 2}),
+    ("CLIP", {"do_resize": False, "crop_size": {"height": 133, "width": 90}}),
+    ("ViT", {"size": {"height": 64, "width": 97}, "resample": 0, "do_normalize": False}),
+    ("ViT", {"do_rescale": False, "do_normalize": False}),
+    ("ViT", {"do_rescale": False, "image_mean": (127.5,) * 3, "image_std": (127.5,) * 3, "resample": 5}),
+    ("EfficientNet", {"rescale_offset": True, "rescale_factor": 1 / 127.5, "include_top": False, "do_normalize": False}),
+    ("EfficientNet", {"rescale_offset": True, "rescale_factor": 1 / 127.5, "do_center_crop": True}),
+    ("LayoutLMv2", {"apply_ocr": False}),
+    ("LayoutLMv3", {"apply_ocr": False}),
+    ("ImageGPT", {"do_color_quantize": False}),
+    ("Gemma3", {}),
+    ("Chameleon", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), PROCESSOR_OPTIONS)
+@pytest.mark.parametrize("backend", ["Pil", ""])
+def test_image_processors_of_transformers(name: str, options: dict[str, Any], backend: str) -> None:
+    processor = getattr(transformers, f"{name}ImageProcessor{backend}")(**options)
+    preprocess = Preprocess.from_transformers(processor)
+    spec = preprocess.spec
+    images = generated(60) if spec.resize is not None and max(spec.resize.size) < 300 else generated(20)
+    for image in photographs() + images:
+        if not processor.do_convert_rgb:
+            image = image.convert("RGB")
+        ours, theirs = preprocess(image), processor(image, return_tensors="pt")["pixel_values"]
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype or (ours.dtype, theirs.dtype) == (torch.float32, torch.float64)
+        n_levels = 2 if spec.resize is not None and spec.resize.filter not in ("nearest", "bilinear") else 1
+        step = n_levels * spec.rescale / min(spec.std or (1.0,))
+        if backend:
+            assert torch.equal(ours, theirs.to(ours.dtype)) or (ours - theirs).abs().max() <= 1e-6, image
+        else:
+            assert (ours.float() - theirs.float()).abs().max() <= step + 1e-5, image
+    written = preprocess.to_transformers()
+    assert Preprocess.of(written) == preprocess
+    again = getattr(transformers, written["image_processor_type"].removesuffix("Pil") + backend)(**written)
+    image = photographs()[0]
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    assert torch.allclose(again(image, return_tensors="pt")["pixel_values"], theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PROCESSORS))
+def test_what_processors_do_where_a_configuration_is_silent(name: str) -> None:
+    processor = getattr(transformers, name)()
+    for word, default in PROCESSORS[name].defaults.items():
+        if word in PROCESSORS[name].without:
+            continue
+        found = getattr(processor, word)
+        if word in ("size", "crop_size"):
+            default = {"height": default, "width": default} if isinstance(default, int) else default
+            found = dict(found)
+        assert np.array_equal(found, default) if word != "do_center_crop" else bool(found) == default, word
+
+
+def test_every_image_processor_is_carried_over_or_refused() -> None:
+    from transformers.models.auto import image_processing_auto as auto
+
+    names = {name for kinds in auto.IMAGE_PROCESSOR_MAPPING_NAMES.values() for name in kinds.values() if name}
+    carried = set()
+    for name in sorted(names - {"TimmWrapperImageProcessor"}):
+        processor = auto.get_image_processor_class_from_name(name)()
+        try:
+            preprocess = Preprocess.of(processor)
+        except Exception as error:
+            assert type(error).__name__ == "InputError", name
+            continue
+        carried.add(name.removesuffix("Pil"))
+        assert Preprocess.of(preprocess.to_transformers()) == preprocess
+    assert len(carried) == 28
