@@ -445,6 +445,7 @@ def _tiffs() -> dict[str, Case]:
         "TIFF bomb by samples": Case(tiff({**plain, 277: (4, 1, 2**31 - 1)}, grey), "damaged|truncated"),
         "TIFF, its strip outside": Case(tiff({**plain, 273: (4, 1, 10**6)}, grey), "truncated"),
         "TIFF, its strip at the end of all numbers": Case(tiff({**plain, 273: (4, 1, 2**32 - 1)}, grey), "truncated"),
+        "TIFF, its strip in the header": Case(tiff({**plain, 273: (4, 1, 1)}, grey), "in the header"),
         "TIFF, a strip missing": Case(tiff({**plain, 278: (3, 1, 1)}, grey), "1 strips or tiles; 13"),
         "TIFF, strips without end": Case(tiff({**plain, 273: (4, 2**28, 200)}, grey), "lie outside"),
         "TIFF without strips": Case(tiff({tag: entry for tag, entry in plain.items() if tag != 273}, grey), "0 strips"),

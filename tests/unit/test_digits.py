@@ -141,6 +141,29 @@ def test_json_folders_and_bad_images(trained: Trained, tmp_path: Path) -> None:
     assert done.stdout.startswith(f"{folder / '1.png'}: {trained.names[1]} ") and done.stdout.count("%") == 2
 
 
+def test_a_table_on_a_terminal(trained: Trained, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    ours, its = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
+    environment.pop("NO_COLOR", None)
+    arguments = ["predict", "--top", "2", str(trained.file), *map(str, trained.paths[:2])]
+    subprocess.run([sys.executable, "-m", "perdure", *arguments], stdout=its, cwd=tmp_path, env=environment, check=True)
+    os.close(its)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "\x1b[" in shown and all(name in shown for name in trained.names[:2]) and shown.count("%") == 4
+
+
+def test_what_the_command_line_refuses(trained: Trained, tmp_path: Path) -> None:
+    for arguments in (
+        ["--csv", "--json", trained.file, "x.png"],
+        [trained.file],
+        ["--top", "0", trained.file, "x.png"],
+    ):
+        assert command(*arguments, cwd=tmp_path).returncode == 64
+    assert command(trained.file, "nowhere.png", cwd=tmp_path).returncode == 66
+
+
 def test_eight_threads_share_a_predictor(trained: Trained) -> None:
     predictor = perdure.Predictor(trained.file)
     assert predictor.info is not None and predictor.info.form == "graph"

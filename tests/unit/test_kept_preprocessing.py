@@ -19,7 +19,7 @@ from torch import nn
 
 import perdure
 import picture_making
-from fault.forging import header_of, sealed, with_blob, with_manifest
+from fault.forging import header_of, manifest_of, sealed, with_blob, with_manifest
 from perdure.disk.blobs import unpack
 from perdure.errors import CorruptError, InputError, MissingFileError, PerdureError
 from perdure.images.proof_picture import libraries, picture_files
@@ -184,7 +184,10 @@ def test_a_later_version_keeps_nobody_from_the_model(path: Path, tmp_path: Path)
     raw = with_manifest(path.read_bytes(), preprocess={"version": 2, "augment": "all"})
     (tmp_path / "x.safetensors").write_bytes(raw)
     assert kept(tmp_path / "x.safetensors") is None
-    assert perdure.load(tmp_path / "x.safetensors")(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    model = perdure.load(tmp_path / "x.safetensors")
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    perdure.save(model, tmp_path / "y.safetensors")
+    assert manifest_of((tmp_path / "y.safetensors").read_bytes())["preprocess"] == {"version": 2, "augment": "all"}
     with pytest.raises(PerdureError, match="later perdure"):
         perdure.Predictor(tmp_path / "x.safetensors")
     found = perdure.Predictor(tmp_path / "x.safetensors", preprocess=PREPROCESS).predict(picture_files()["PNG"])

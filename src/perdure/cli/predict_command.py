@@ -13,7 +13,7 @@ import click
 import perdure
 from perdure.cli.output import print_json
 from perdure.cli.progress import Progress, shown_progress
-from perdure.errors import InputError
+from perdure.images.sources import sources
 from perdure.records.names import printable
 from perdure.records.prediction import CSV_HEAD, Prediction, Predictions, Skipped, csv_text, shown
 
@@ -64,25 +64,19 @@ def predict_command(
     if trusted:
         sys.path.append(os.getcwd())  # which a script's path does not have
     predictor = perdure.Predictor(file, trusted=trusted, device=device, batch_size=batch_size)  # type: ignore[arg-type]
-    if predictor.preprocess is None:
-        raise InputError(
-            f"predicting with {file}: it has no preprocessing, so it cannot take images. Add one with "
-            f"perdure.annotate(path, preprocess=perdure.Preprocess(…))."
-        )
-    total = 0 if any(os.path.isdir(image) for image in images) else len(images)
     with shown_progress("images") as progress:
-        batches = _watched(predictor.stream(list(images), top=top, skip_bad=skip_bad), progress, total)
-        skipped = _print(batches, as_json, as_csv)
+        batches = predictor.stream(list(images), top=top, skip_bad=skip_bad)
+        skipped = _print(batches if progress is None else _watched(batches, images, progress), as_json, as_csv)
     for image in skipped:
         click.echo(printable(f"skipped {image.name}: {image.reason}", 1000), err=True)
     click.get_current_context().exit(1 if skipped else 0)
 
 
-def _watched(batches: Iterable[Predictions], progress: Progress | None, total: int) -> Iterator[Predictions]:
-    """Pass batches on, and tell how many images they had."""
+def _watched(batches: Iterable[Predictions], images: Iterable[str], progress: Progress) -> Iterator[Predictions]:
+    """Pass batches on, and tell how many images they had, of how many."""
+    n_images = sum(1 for _ in sources(list(images)))
     for batch in batches:
-        if progress is not None:
-            progress(len(batch) + len(batch.skipped), total)
+        progress(len(batch) + len(batch.skipped), n_images)
         yield batch
 
 

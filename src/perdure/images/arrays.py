@@ -76,8 +76,8 @@ def see_that_floats_are_small(image: Any, name: str) -> None:
     most = image.max()
     if most > _TOO_LARGE:
         raise InputError(
-            f"preparing {name}: its floats go up to {float(most):g}, and those of an image are of 0 to 1. Divide them by 255, "
-            f"or convert them to uint8."
+            f"preparing {name}: its floats go up to {float(most):g}, and those of an image are of 0 to 1. Divide them by "
+            f"255, or convert them to uint8."
         )
 
 

@@ -109,7 +109,7 @@ def save(
         labels=values.encode(
             checked_labels(labels if labels is not None or origin is None else origin.labels), "labels"
         ),
-        preprocess=preprocessing.to_plain(pipeline.spec) if pipeline else None,
+        preprocess=preprocessing.to_plain(pipeline.spec) if pipeline else _unread_preprocess(origin),
         parents=(origin.digest,) if origin and origin.digest else (),
         environment=gather(captured.python_modules),
     )
@@ -147,6 +147,12 @@ def _examples(
         return [example_of(origin.proof, device, origin.kept.__getitem__, whose)], whose
     pixels = pixels_of_picture(pipeline) if pipeline else None
     return ([], "") if pixels is None else ([((pixels.to(device),), {})], "its preprocessing")
+
+
+def _unread_preprocess(origin: Origin | None) -> Any:
+    """Return the preprocessing of the file that a model was loaded from where a later perdure wrote it, as it is."""
+    manifest = origin.info.manifest if origin else None
+    return manifest.preprocess if manifest else None
 
 
 def checked_labels(labels: Any) -> Any:

@@ -92,7 +92,8 @@ class Predictor:
         """
         _check_arguments(activation, autocast, compile)
         where_to = torch.device("cpu") if device is None else usable_device(device)
-        model = path if isinstance(path, nn.Module) else load(path, trusted=trusted, form=form, verify=verify)
+        options: dict[str, Any] = {"trusted": trusted, "form": form, "verify": verify, "device": where_to}
+        model = path if isinstance(path, nn.Module) else load(path, **options)
         origin = origin_of(model)
         self.info = origin.info if origin else None
         self._where = self.info.path if self.info else type(model).__name__

@@ -60,7 +60,7 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     size: Size
-    rule: Literal["shorter", "longer", "exact"] = "exact"
+    rule: Literal["shorter", "longer", "cover", "exact"] = "exact"
     filter: Filter = "bilinear"
     antialias: bool = True
     rounding: Literal["down", "nearest"] = "down"

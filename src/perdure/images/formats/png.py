@@ -12,6 +12,7 @@ from perdure.images.formats import tags
 from perdure.images.formats.picture import Picture, load
 
 MAGIC = (b"\x89PNG\r\n\x1a\n",)
+_PALETTE = 3
 _N_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _MAX_RATIO = 1032
 """How much deflate can expand."""
@@ -51,6 +52,8 @@ def read(content: bytes) -> Picture:
         elif turn == 1 and bytes(body[:22]) in _TEXT_EXIF:
             turn = tags.orientation(_exif_of_text(kind, bytes(body[22:])))
     width, height, depth, colour = struct.unpack_from(">IIBB", header)
+    if colour == _PALETTE and not any(kind == b"PLTE" for kind, _ in chunks):
+        raise ValueError("it has no palette")
     data = b"".join(pixels)
     _see_that_it_is_there(width, height, depth * _N_CHANNELS.get(colour, 1), len(data))
     if depth == 16 and colour == 2:  # Pillow keeps the upper 8 bits of each channel

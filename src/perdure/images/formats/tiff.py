@@ -19,6 +19,7 @@ _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _SINGLE = {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 512, 513, 514}
 _MANY = {258, 273, 279, 301, 318, 319, 320, 324, 325, 332, 338, 339, 347, 519, 520, 521, 529, 530, 531, 532}
 _MAX_PARTS = 2**16
+_HEADER_BYTES = 8
 _MAX_TILE_PIXELS = 2**22
 """What a tile may have where the image has less."""
 
@@ -78,6 +79,8 @@ def _see_that_its_parts_are_there(content: bytes, found: Directory, width: int, 
     else:
         sizes = found.numbers(content, _TILE_BYTES if tiled else _STRIP_BYTES, _MAX_PARTS)
     for at, n_bytes in zip(offsets, sizes, strict=False):
+        if at < _HEADER_BYTES:
+            raise ValueError(f"its pixels begin at byte {at}, in the header")
         if at + n_bytes > len(content):
             raise EOFError(f"{n_bytes} bytes of pixels were expected at byte {at} of {len(content)}")
 
