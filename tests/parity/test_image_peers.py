@@ -80,7 +80,8 @@ def test_every_classification_preset_of_torchvision_gives_the_same_bits(preproce
         assert torch.equal(before(image)[0], cropped), image
         normalised = functional.normalize(functional.convert_image_dtype(cropped), preset.mean, preset.std)
         assert torch.equal(preprocess(image)[0], normalised), image
-    assert torch.equal(preprocess(given)[0], preset(given))
+    photograph = photographs()[0]
+    assert torch.equal(preprocess(photograph)[0], preset(photograph))
 
 
 def test_presets_of_torchvision_are_written_back_as_presets() -> None:
@@ -200,11 +201,12 @@ def test_what_processors_do_where_a_configuration_is_silent(name: str) -> None:
     for word, default in PROCESSORS[name].defaults.items():
         if word in PROCESSORS[name].without:
             continue
-        found = getattr(processor, word)
+        found: Any = getattr(processor, word)
+        wanted: Any = default
         if word in ("size", "crop_size"):
-            default = {"height": default, "width": default} if isinstance(default, int) else default
+            wanted = {"height": default, "width": default} if isinstance(default, int) else default
             found = dict(found)
-        assert np.array_equal(found, default), word
+        assert np.array_equal(found, wanted), word
 
 
 def test_every_image_processor_is_carried_over_or_refused() -> None:
