@@ -67,7 +67,8 @@ def try_one(name: str, mutant: Mutant) -> tuple[str, str]:
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         with _placed(mutant) as origin:
-            outcome = compare(origin, READERS[name].peer if name in READERS else None)
+            reader = READERS.get(name)
+            outcome = reader.compare(origin, reader.peer) if reader else compare(origin, None)
     except TooLongError:
         return "FAILED", f"longer than {SECONDS} s\n{traceback.format_exc(limit=-12)}"
     except Disagreement as disagreement:

@@ -26,7 +26,9 @@ from attacks.archives import STORAGE, torch_zip
 from attacks.assembling import pickled, plain, tensor
 from attacks.gadgets import legacy
 from attacks.tensors import gguf
+from fuzz import images
 from fuzz.mutations import BYTES, Mutation
+from fuzz.oracle import compare
 from fuzz.pickle_mutations import PICKLES
 from fuzz.structured_mutations import ARCHIVES, HEADERS, TARS, TEXTS
 
@@ -41,11 +43,13 @@ class Reader:
         seeds: gives valid files, by what they are called; a folder is a dict of files.
         mutations: how they are changed.
         peer: reads the same file; raises where it refuses it.
+        compare: reads a file, and compares what comes with what the peer reads; returns the outcome.
     """
 
     seeds: Callable[[], Sequence[bytes]]
     mutations: Sequence[Mutation]
     peer: Peer | None = None
+    compare: Callable[[Any, Peer | None], str] = compare
 
 
 _HARMLESS = {
@@ -229,6 +233,10 @@ READERS: dict[str, Reader] = {
     "GGUF": Reader(_ggufs, BYTES),
     "safetensors": Reader(_plain_files, HEADERS, safetensors.torch.load),
     "perdure": Reader(_ours, HEADERS),
+    **{
+        kind: Reader(seeds, images.MUTATIONS[kind], images.by_pillow, images.compare)
+        for kind, seeds in images.SEEDS.items()
+    },
 }
 
 Folder = dict[str, bytes]

@@ -78,7 +78,7 @@ def stated(spec: PreprocessSpec) -> dict[str, Any]:
         ("pad", Pad(size=(1, 1))),
     ):
         if isinstance(shown.get(name), dict):
-            default = to_plain(bare)
+            default = msgspec.to_builtins(bare)
             step = {key: value for key, value in shown[name].items() if key == "size" or value != default[key]}
             shown[name] = step["size"] if list(step) == ["size"] else step
     return shown
@@ -113,7 +113,9 @@ def _by_ratio(cropping: dict[str, Any], ratio: float, filter: Filter) -> dict[st
     """Return the resize before a crop: its sides divided by a ratio, rounded down, as timm has it."""
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
         raise _refused(f"`crop_ratio` is {ratio!r}; it is above 0, and at most 1")
-    height, width = validated({"version": 1, "crop": cropping}).crop.size
+    crop = validated({"version": 1, "crop": cropping}).crop
+    assert crop is not None
+    height, width = crop.size
     size = [math.floor(height / ratio), math.floor(width / ratio)]
     if size[0] == size[1]:
         return {"size": size, "rule": "shorter", "filter": filter}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def decode(source: Any, spec: Decode, name: str) -> Image.Image:
     if isinstance(source, Image.Image):
         with _told(name, "image"):
             _see_that_it_is_small_enough(*source.size, spec, name)
+            source.load()
             return to_mode(source, spec.mode, spec.background, name)
     content = _content(source, name)
     kind, read = _format_of(content, name)
@@ -70,6 +72,8 @@ def _content(source: Any, name: str) -> bytes:
         if opened.n_bytes > _MAX_FILE_BYTES:
             _format_of(opened.read(0, 16), name)
             raise ImageError(f"reading {name}: it has {opened.n_bytes} bytes; images have {_MAX_FILE_BYTES} at most.")
+        if opened.n_bytes == 0 and not isinstance(source, (str, os.PathLike)):
+            raise ImageError(f"reading {name}: it is empty from its position on. Seek to where the image begins.")
         return opened.read(0, opened.n_bytes)
     finally:
         opened.close()
@@ -113,4 +117,4 @@ def _told(name: str, kind: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return ascii(str(error)[:200] or type(error).__name__)[1:-1]
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in str(error)[:200]) or type(error).__name__

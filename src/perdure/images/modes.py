@@ -21,7 +21,7 @@ def to_mode(image: Image.Image, mode: str, background: tuple[int, ...] | None, n
     integers and floats say nothing of their scale: they are values of 0 to 255 (65535 for `I;16`), truncated as Pillow does.
 
     Args:
-        image: any image of Pillow's; it stays as it is.
+        image: any image of Pillow's, loaded; it stays as it is.
         mode: `RGB`, `RGBA`, `L` or `I;16`.
         background: what transparent pixels are laid on, a colour of 0 to 255 for each channel; None drops the alpha channel.
         name: names the image in messages.
@@ -31,7 +31,6 @@ def to_mode(image: Image.Image, mode: str, background: tuple[int, ...] | None, n
     """
     if image.mode == mode and (background is None or mode != "RGBA") and "transparency" not in image.info:
         return image
-    image.load()
     if image.mode in _PREMULTIPLIED:
         image = image.convert(_PREMULTIPLIED[image.mode])
     elif image.mode in ("I", "F") or image.mode in _SIXTEEN_BITS:

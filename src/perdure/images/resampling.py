@@ -21,8 +21,10 @@ def resampled(pixels: torch.Tensor, size: Size, step: Resize) -> torch.Tensor:
     uint8 and int32 (levels of 16 bits) stay such; floats are not rounded. Four channels are colour and alpha, and as in
     Pillow colour counts by its alpha. Without antialias whole numbers are rounded once, in the end, as PyTorch does.
     """
-    if size == tuple(pixels.shape[-2:]):
+    if size == size_of(pixels):
         return pixels
+    if pixels.device.type == "mps":  # which has no float64
+        return resampled(pixels.cpu(), size, step).to(pixels.device)
     if pixels.shape[1] != 4 or step.filter == "nearest":
         return _by_sides(pixels, size, step)
     colour, alpha = pixels[:, :3], pixels[:, 3:]
@@ -30,10 +32,15 @@ def resampled(pixels: torch.Tensor, size: Size, step: Resize) -> torch.Tensor:
     return torch.cat([_divided(smooth[:, :3], smooth[:, 3:]), smooth[:, 3:]], dim=1)
 
 
+def size_of(pixels: torch.Tensor) -> Size:
+    """Return height and width of (n, C, H, W), as plain numbers even while it is traced."""
+    return int(pixels.shape[-2]), int(pixels.shape[-1])
+
+
 def _by_sides(pixels: torch.Tensor, size: Size, step: Resize) -> torch.Tensor:
     """Width first, then height, as Pillow does, or the other way round where it does so."""
     smooth = pixels if step.antialias or step.filter == "nearest" else pixels.to(torch.float64)
-    for side in ("height", "width") if _height_first(tuple(pixels.shape[-2:]), size) else ("width", "height"):
+    for side in ("height", "width") if _height_first(size_of(pixels), size) else ("width", "height"):
         if side == "height":
             smooth = _with_height(smooth, size[0], step)
         else:
@@ -42,7 +49,7 @@ def _by_sides(pixels: torch.Tensor, size: Size, step: Resize) -> torch.Tensor:
 
 
 def _with_height(pixels: torch.Tensor, n_new: int, step: Resize) -> torch.Tensor:
-    n_old = pixels.shape[-2]
+    n_old = int(pixels.shape[-2])
     if n_old == n_new:
         return pixels
     if step.filter == "nearest":

@@ -11,6 +11,7 @@ from perdure.images.formats.picture import Picture, load
 MAGIC = (b"GIF87a", b"GIF89a")
 _EXTENSION, _IMAGE = 0x21, 0x2C
 _GRAPHIC_CONTROL = 0xF9
+_MAX_SIDE = 65535
 _DISPOSAL = 0b00011100
 
 
@@ -34,6 +35,8 @@ def read(content: bytes) -> Picture:
     left, top, wide, high, frame_flags = struct.unpack_from("<HHHHB", content, at + 1)
     end = _end_of_blocks(content, at + 11 + _palette_bytes(frame_flags))
     width, height = max(width, left + wide), max(height, top + high)
+    if max(width, height) > _MAX_SIDE:
+        raise ValueError(f"its first frame reaches to {width} × {height}")
     screen = struct.pack("<HH", width, height)
     first = content[:6] + screen + content[10:start] + control + content[at:end] + b";"
     return Picture(width, height, lambda: load(GifImageFile, first))

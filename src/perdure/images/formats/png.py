@@ -16,6 +16,7 @@ _N_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _MAX_RATIO = 1032
 """How much deflate can expand."""
 
+_PART_BYTES = 2**14
 _TEXT_EXIF = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
 _MAX_TEXT_BYTES = 2**20
 
@@ -57,7 +58,10 @@ def read(content: bytes) -> Picture:
 
     def decode() -> Image.Image:
         rest = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
-        return load(_Reader, MAGIC[0] + b"".join(_chunk(kind, body) for kind, body in rest))
+        image = load(_Reader, MAGIC[0] + b"".join(_chunk(kind, body) for kind, body in rest))
+        if header[12] or not any(image.crop((0, height - 1, width, height)).tobytes()):
+            _see_that_it_is_filled(data, (width * depth * _N_CHANNELS.get(colour, 1) + 7) // 8 * height)
+        return image
 
     return Picture(width, height, decode, turn)
 
@@ -87,6 +91,14 @@ def _see_that_it_is_there(width: int, height: int, bits: int, n_bytes: int) -> N
     """Refuse a header that claims more pixels than the data can become, before memory is taken for them."""
     if (width * bits + 7) // 8 * height > _MAX_RATIO * (n_bytes + 64):
         raise ValueError(f"its {n_bytes} bytes of pixels cannot become {width} × {height} of {bits} bits")
+
+
+def _see_that_it_is_filled(data: bytes, n_bytes: int) -> None:
+    """Refuse a stream that ends, in good form, before the last row: Pillow leaves the rest black, or transparent."""
+    inflate, view = zlib.decompressobj(), memoryview(data)
+    found = sum(len(inflate.decompress(view[at : at + _PART_BYTES])) for at in range(0, len(data), _PART_BYTES))
+    if found < n_bytes:
+        raise EOFError(f"its pixels are {found} bytes of {n_bytes}")
 
 
 def _upper(key: bytes) -> bytes:

@@ -41,10 +41,14 @@ class Directory(NamedTuple):
 
     def number(self, content: bytes, tag: int) -> int | None:
         """Return the first value of a tag that holds whole numbers; None where there is none."""
+        return next(iter(self.numbers(content, tag, 1)), None)
+
+    def numbers(self, content: bytes, tag: int, most: int) -> tuple[int, ...]:
+        """Return the values of a tag that holds whole numbers, so many at most; empty where there are none."""
         entry = self.entries.get(tag)
-        if entry is None or entry.type not in _WHOLE or not entry.n_values:
-            return None
-        return struct.unpack_from(self.order + _WHOLE[entry.type], content, entry.at)[0]
+        if entry is None or entry.type not in _WHOLE:
+            return ()
+        return struct.unpack_from(f"{self.order}{min(entry.n_values, most)}{_WHOLE[entry.type]}", content, entry.at)
 
 
 def directory(content: bytes) -> Directory:

@@ -13,9 +13,9 @@ from perdure.images.formats.picture import Picture, Whole
 from perdure.images.formats.tags import Directory
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_WIDTH, _HEIGHT, _COMPRESSION = 256, 257, 259
-_STRIP_OFFSETS, _N_SAMPLES, _ROWS_PER_STRIP, _PLANAR = 273, 277, 278, 284
-_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 322, 323, 324
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION = 256, 257, 258, 259
+_STRIP_OFFSETS, _N_SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR = 273, 277, 278, 279, 284
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _SINGLE = {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 512, 513, 514}
 _MANY = {258, 273, 279, 301, 318, 319, 320, 324, 325, 332, 338, 339, 347, 519, 520, 521, 529, 530, 531, 532}
 _MAX_PARTS = 2**16
@@ -28,7 +28,7 @@ def read(content: bytes) -> Picture:
 
     Raises:
         ValueError: it is damaged.
-        struct.error: it ends too early.
+        EOFError, struct.error: it ends too early.
     """
     found = tags.directory(content)
     width, height = found.number(content, _WIDTH), found.number(content, _HEIGHT)
@@ -52,21 +52,34 @@ def read(content: bytes) -> Picture:
 
 
 def _see_that_its_parts_are_there(content: bytes, found: Directory, width: int, height: int) -> None:
-    """Refuse a number of strips or tiles that does not make up the image: what is missing would be left black."""
+    """Refuse strips or tiles that do not make up the image, or do not lie in the file: Pillow would leave them black.
+
+    Pillow does not look at how many bytes a strip has that is not compressed, so that is computed here.
+    """
     tiled = _TILE_OFFSETS in found.entries and _STRIP_OFFSETS not in found.entries
     if tiled:
         wide, high = found.number(content, _TILE_WIDTH) or 0, found.number(content, _TILE_HEIGHT) or 0
         if not wide or not high or wide * high > max(width * height, _MAX_TILE_PIXELS) * 4:
             raise ValueError(f"its tiles are of {wide} × {high} pixels")
-        n_parts = math.ceil(width / wide) * math.ceil(height / high)
     else:
-        n_parts = math.ceil(height / (found.number(content, _ROWS_PER_STRIP) or height))
-    if found.number(content, _PLANAR) == 2:
-        n_parts *= found.number(content, _N_SAMPLES) or 1
-    offsets = found.entries.get(_TILE_OFFSETS if tiled else _STRIP_OFFSETS)
-    n_found = offsets.n_values if offsets else 0
-    if not n_parts <= n_found <= _MAX_PARTS:
-        raise ValueError(f"it has {n_found} strips or tiles; {n_parts} were expected, and at most {_MAX_PARTS}")
+        wide, high = width, min(found.number(content, _ROWS_PER_STRIP) or height, height)
+    n_planes = (found.number(content, _N_SAMPLES) or 1) if found.number(content, _PLANAR) == 2 else 1
+    n_down = math.ceil(height / high)
+    n_parts = math.ceil(width / wide) * n_down * n_planes
+    offsets = found.numbers(content, _TILE_OFFSETS if tiled else _STRIP_OFFSETS, _MAX_PARTS)
+    if len(offsets) < n_parts:
+        raise ValueError(f"it has {len(offsets)} strips or tiles; {n_parts} were expected, {_MAX_PARTS} at most")
+    if (found.number(content, _COMPRESSION) or 1) == 1:
+        bits = found.numbers(content, _BITS, 16) or [1]
+        row = math.ceil(wide * (bits[0] if n_planes > 1 else sum(bits)) / 8)
+        sizes = [row * high] * n_parts
+        if not tiled:
+            sizes[n_down - 1 :: n_down] = [row * (height - high * (n_down - 1))] * n_planes
+    else:
+        sizes = found.numbers(content, _TILE_BYTES if tiled else _STRIP_BYTES, _MAX_PARTS)
+    for at, n_bytes in zip(offsets, sizes, strict=False):
+        if at + n_bytes > len(content):
+            raise EOFError(f"{n_bytes} bytes of pixels were expected at byte {at} of {len(content)}")
 
 
 def _reduced(content: bytes, found: Directory) -> bytes:

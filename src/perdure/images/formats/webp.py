@@ -10,6 +10,8 @@ from perdure.images.formats import tags
 from perdure.images.formats.picture import Picture, load
 
 MAGIC = (b"RIFF",)
+_MAX_SIDE = 16384
+"""Of a frame; a canvas may be larger by the letter of the format."""
 
 
 def read(content: bytes) -> Picture:
@@ -25,6 +27,8 @@ def read(content: bytes) -> Picture:
     if n_bytes + 8 > len(content):
         raise ValueError(f"it has {len(content)} bytes of {n_bytes + 8}")
     width, height = _size(content)
+    if max(width, height) > _MAX_SIDE:
+        raise ValueError(f"its canvas is of {width} × {height} pixels")
     return Picture(width, height, lambda: load(WebPImageFile, content), tags.orientation(_exif(content)))
 
 
