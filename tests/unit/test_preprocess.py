@@ -1,9 +1,9 @@
 """`Preprocess`: what it is made of, what it takes, and what comes out."""
 
+import _thread
 import copy
 import io
 import pickle
-import threading
 import time
 from pathlib import Path
 
@@ -63,14 +63,16 @@ def test_a_crop_ratio_makes_the_resize(crop, ratio, size, rule):
 
 def test_equal_ones_are_equal_and_can_be_pasted_copied_and_pickled():
     other = Preprocess(
-        resize={"size": (20, 30), "filter": "lanczos"}, pad={"size": (40, 40), "fill": (1, 2, 3)}, decode={"orientation": False}
+        resize={"size": (20, 30), "filter": "lanczos"},
+        pad={"size": (40, 40), "fill": (1, 2, 3)},
+        decode={"orientation": False},
     )
     for one in (IMAGENET, other, Preprocess()):
         assert eval(repr(one)) == one
         assert copy.deepcopy(one) == one == pickle.loads(pickle.dumps(one))
         assert hash(one) == hash(eval(repr(one)))
         assert Preprocess.from_spec(one.spec) == one
-    assert IMAGENET != other and IMAGENET != 3
+    assert other != IMAGENET and IMAGENET != 3
     with pytest.raises(AttributeError, match="frozen"):
         IMAGENET.spec = other.spec
 
@@ -336,7 +338,7 @@ def test_images_are_taken_from_an_iterator_as_they_are_needed():
 
 @pytest.mark.parametrize("ending", ["error", "leaving", "interrupt"])
 def test_no_thread_is_left_running(ending):
-    before = threading._count()
+    before = _thread._count()
 
     def images():
         for number in range(20):
@@ -352,10 +354,10 @@ def test_no_thread_is_left_running(ending):
         with pytest.raises(ImageError if ending == "error" else KeyboardInterrupt):
             list(stream)
     for _ in range(100):
-        if threading._count() == before:
+        if _thread._count() == before:
             break
         time.sleep(0.01)
-    assert threading._count() == before
+    assert _thread._count() == before
 
 
 def test_one_picture_given_many_times_is_read_once_at_a_time(tmp_path):
