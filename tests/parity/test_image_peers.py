@@ -225,3 +225,12 @@ def test_every_image_processor_is_carried_over_or_refused() -> None:
         carried.add(name.removesuffix("Pil"))
         assert Preprocess.of(preprocess.to_transformers()) == preprocess
     assert len(carried) == 28
+
+
+def test_what_timm_keeps_and_transformers_keeps_of_it_is_one() -> None:
+    model = timm.create_model("resnet18")
+    config = timm.data.resolve_model_data_config(model)
+    wrapped = transformers.TimmWrapperImageProcessor(pretrained_cfg=model.pretrained_cfg)
+    expected = Preprocess.from_timm(config)
+    for value in (model, wrapped, wrapped.to_dict(), timm.data.create_transform(**config)):
+        assert Preprocess.of(value) == expected, type(value)

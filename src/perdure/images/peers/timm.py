@@ -23,6 +23,8 @@ _DEFAULTS: dict[str, Any] = {
     "crop_pct": 0.875,
     "crop_mode": "center",
 }
+_PLACES = ("pretrained_cfg", "data_config")
+"""Where models, their configurations, and transformers' processor for them keep it."""
 _TEST_WORDS = {"input_size": "test_input_size", "crop_pct": "test_crop_pct"}
 _MODEL_WORDS = """
     url file state_dict hf_hub hf_hub_id hf_hub_repo hf_hub_filename hf_hub_model_args source architecture
@@ -62,8 +64,8 @@ def read(value: Any, *, use_test_size: bool = False) -> PreprocessSpec:
 def is_ours(value: Any) -> bool:
     """Whether a value is something that `read` would look at."""
     if isinstance(value, Mapping):
-        return "pretrained_cfg" in value or ("input_size" in value and "version" not in value)
-    return type(value).__name__ == "PretrainedCfg" or hasattr(value, "pretrained_cfg")
+        return any(place in value for place in _PLACES) or ("input_size" in value and "version" not in value)
+    return type(value).__name__ == "PretrainedCfg" or any(hasattr(value, place) for place in _PLACES)
 
 
 def write(spec: PreprocessSpec) -> dict[str, Any]:
@@ -98,10 +100,8 @@ def write(spec: PreprocessSpec) -> dict[str, Any]:
 
 def _config(value: Any) -> Mapping[str, Any]:
     """Return the configuration itself, as a mapping."""
-    if hasattr(value, "pretrained_cfg"):
-        value = value.pretrained_cfg
-    if isinstance(value, Mapping) and isinstance(value.get("pretrained_cfg"), Mapping):
-        value = value["pretrained_cfg"]
+    for place in _PLACES:
+        value = value.get(place, value) if isinstance(value, Mapping) else getattr(value, place, value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = vars(value)
     if not isinstance(value, Mapping):

@@ -1,8 +1,9 @@
 """Image processors of transformers, and the `preprocessor_config.json` that they are kept in, read and written.
 
 Read as transformers 5 runs them: with `do_convert_rgb` what is transparent is laid on white, and images smaller than a crop
-are padded with zeros. Images are resized with Pillow's arithmetic, as its processors that use Pillow do; those that use
-torchvision come within one of the 255 levels of it. Labels of segmentation are no part of a pipeline.
+are padded with zeros. Images are resized with Pillow's arithmetic: to the bit as its processors that use Pillow do. Those
+that use torchvision are within 1 of 255 levels of it (bilinear), within 2 on photographs with other filters. Labels of
+segmentation are no part of a pipeline.
 """
 
 from __future__ import annotations
