@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from perdure.disk.faults import translated
+from perdure.disk.faults import enough_memory, translated
 from perdure.disk.sources import open_source, usable_path
 from perdure.errors import ImageError, PerdureError
 from perdure.images.formats import bmp, gif, jpeg, png, tiff, webp
@@ -71,7 +71,7 @@ def _content(source: Any, name: str) -> bytes:
         return source
     if isinstance(source, (str, os.PathLike)):
         path = usable_path(source)
-        with translated("reading", str(path)):
+        with translated("reading", str(path)), enough_memory(str(path)):
             status = os.stat(path)
             if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_FILE_BYTES:
                 return path.read_bytes()
