@@ -80,6 +80,7 @@ bench: $(READY)
 	$(BIN)/python bench/convert.py
 	$(BIN)/python bench/whole_models.py
 	$(BIN)/python bench/summary.py
+	$(BIN)/python bench/images.py
 
 sweep: $(READY)
 	$(BIN)/python bench/sweep.py

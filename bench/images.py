@@ -21,11 +21,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-import measure
 import numpy as np
-import report
 import torch
 from PIL import Image
+
+import measure
+import report
 from torchvision_operators import declare_operators
 
 declare_operators()
@@ -111,7 +112,7 @@ def _rendered(paths: list[Path], n_rounds: int) -> str:
     head = ["", "ms of processor, a thread", "images/s, 1 thread", "2 threads", "gain", "peak MiB above the start"]
     return (
         f"## Images\n\n{len(paths)} photographs of about 1000 × 750, JPEG: decode, resize to 256, crop to 224, normalise; "
-        f"equal bits. Batches of {_BATCH}, best of {n_rounds} rounds. Load of the machine before: {os.getloadavg()[0]:.1f}.\n\n"
+        f"equal bits. Batches of {_BATCH}, best of {n_rounds} rounds. Load before: {os.getloadavg()[0]:.1f}.\n\n"
         + report.table(head, rows)
         + f"\nPer thread {peer / ours:.2f}× (aim ≥ {_PER_THREAD}: {_verdict(peer / ours, _PER_THREAD)}); one thread to two "
         f"{gains['perdure']:.2f}× (aim ≥ {_TWO_THREADS}: {_verdict(gains['perdure'], _TWO_THREADS)}).\n"

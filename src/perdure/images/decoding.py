@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from perdure.disk.sources import open_source
+from perdure.disk.faults import enough_memory, translated
+from perdure.disk.sources import open_source, usable_path
 from perdure.errors import ImageError, PerdureError
 from perdure.images.formats import bmp, gif, jpeg, png, tiff, webp
 from perdure.images.formats.picture import Picture
@@ -67,6 +69,12 @@ def decode(source: Any, spec: Decode, name: str) -> Image.Image:
 def _content(source: Any, name: str) -> bytes:
     if isinstance(source, bytes):
         return source
+    if isinstance(source, (str, os.PathLike)):
+        path = usable_path(source)
+        with translated("reading", str(path)), enough_memory(str(path)):
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_FILE_BYTES:
+                return path.read_bytes()
     opened = open_source(source)
     try:
         if opened.n_bytes > _MAX_FILE_BYTES:

@@ -22,14 +22,6 @@ _TEXT_EXIF = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
 _MAX_TEXT_BYTES = 2**20
 
 
-class _Reader(PngImageFile):
-    def load_read(self, read_bytes: int) -> bytes:
-        content = super().load_read(read_bytes)
-        if not content:
-            raise EOFError("its compressed pixels end too early")
-        return content
-
-
 def read(content: bytes) -> Picture:
     """Read the chunks.
 
@@ -61,7 +53,7 @@ def read(content: bytes) -> Picture:
 
     def decode() -> Image.Image:
         rest = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
-        image = load(_Reader, MAGIC[0] + b"".join(_chunk(kind, body) for kind, body in rest))
+        image = load(PngImageFile, MAGIC[0] + b"".join(_chunk(kind, body) for kind, body in rest))
         if header[12] or not any(image.crop((0, height - 1, width, height)).tobytes()):
             _see_that_it_is_filled(data, (width * depth * _N_CHANNELS.get(colour, 1) + 7) // 8 * height)
         return image
@@ -97,7 +89,10 @@ def _see_that_it_is_there(width: int, height: int, bits: int, n_bytes: int) -> N
 
 
 def _see_that_it_is_filled(data: bytes, n_bytes: int) -> None:
-    """Refuse a stream that ends, in good form, before the last row: Pillow leaves the rest black, or transparent."""
+    """Refuse a stream that ends before the last row.
+
+    Pillow leaves the rest black or transparent where a stream ends in good form, or `LOAD_TRUNCATED_IMAGES` is set.
+    """
     inflate, view = zlib.decompressobj(), memoryview(data)
     found = sum(len(inflate.decompress(view[at : at + _PART_BYTES])) for at in range(0, len(data), _PART_BYTES))
     if found < n_bytes:
