@@ -145,7 +145,7 @@ def kinds(pixels: np.ndarray, folder: Path) -> dict[str, object]:
         "picture": Image.fromarray(pixels),
         "unread picture": Image.open(path),
         "array": pixels,
-        "turned array": pixels[:, ::-1][:, ::-1],
+        "turned array": pixels[:, ::-1].copy()[:, ::-1],
         "tensor": chw(pixels),
     }
 
@@ -205,6 +205,7 @@ def test_sixteen_bits_stay_where_the_mode_has_them():
     assert torch.equal(deep(Image.fromarray(pixels)), expected)
     assert torch.equal(Preprocess()(pixels), Preprocess()((pixels >> 8).astype(np.uint8)))
     assert torch.equal(Preprocess()(torch.from_numpy(pixels)), Preprocess()(pixels))
+    assert torch.equal(Preprocess()(pixels.astype(">u2")), Preprocess()(pixels))
     smaller = Preprocess(decode={"mode": "I;16"}, rescale=1, resize=(7, 40))(pixels)[0, 0]
     pillow = np.asarray(Image.fromarray(pixels).resize((40, 7), Image.Resampling.BILINEAR)).astype(np.float32)
     assert np.abs(smaller.numpy() - pillow).max() <= 1
@@ -230,6 +231,12 @@ def test_sixteen_bits_stay_where_the_mode_has_them():
         (torch.zeros(5, 4, 4), "input_layout"),
         (torch.zeros(2, 4, 4), "2 channels"),
         (np.array("x"), "<U1"),
+        (torch.zeros(0, 3, 4, 4), "none"),
+        (torch.zeros(2, 3, 0, 4), "no pixels"),
+        (torch.zeros(3, 4, 4, device="meta"), "meta"),
+        (torch.zeros(2, 3, 4, 4, device="meta"), "meta"),
+        (torch.zeros(3, 4, 4).to_sparse(), "sparse"),
+        (torch.zeros(3, 4, 4, dtype=torch.complex64), "complex64"),
     ],
 )
 def test_what_is_no_image_is_refused(given, told):

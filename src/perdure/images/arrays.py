@@ -31,9 +31,10 @@ def channels_last(array: np.ndarray, layout: str | None, name: str) -> np.ndarra
     Raises:
         InputError: it has other axes, or a type that holds no image.
     """
-    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.uint16):
+    native = array.dtype.newbyteorder("=")
+    if native.kind != "f" and native not in (np.uint8, np.uint16):
         raise _wrong_type(array.dtype, name)
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array = array.astype(native, copy=False)
     if array.ndim == 2:
         array = array[..., None]
     elif layout == "CHW":
@@ -47,14 +48,27 @@ def channels_first(tensor: torch.Tensor, layout: str | None, name: str) -> torch
     Raises:
         InputError: it has other axes, or a type that holds no image.
     """
-    if not tensor.is_floating_point() and tensor.dtype not in (torch.uint8, torch.uint16):
-        raise _wrong_type(tensor.dtype, name)
-    tensor = tensor.as_subclass(torch.Tensor)
+    tensor = dense(tensor, name)
     if tensor.ndim == 2:
         tensor = tensor[None]
     elif layout == "HWC":
         tensor = tensor.permute(2, 0, 1)
     return _seen(tensor, 0, name)
+
+
+def dense(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """Return a plain tensor.
+
+    Raises:
+        InputError: it has a type that holds no image, or no values of its own, as sparse ones and those on `meta`.
+    """
+    if not tensor.is_floating_point() and tensor.dtype not in (torch.uint8, torch.uint16):
+        raise _wrong_type(tensor.dtype, name)
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise InputError(
+            f"preparing {name}: it is a tensor of layout {tensor.layout} on {tensor.device}. Give a dense one."
+        )
+    return tensor.as_subclass(torch.Tensor)
 
 
 def _seen(image: Any, channel_axis: int, name: str) -> Any:
@@ -73,7 +87,7 @@ def see_that_floats_are_small(image: Any, name: str) -> None:
     Raises:
         InputError: it holds such.
     """
-    most = image.max()
+    most = image.max() if 0 not in image.shape else 0
     if most > _TOO_LARGE:
         raise InputError(
             f"preparing {name}: its floats go up to {float(most):g}, and those of an image are of 0 to 1. Divide them by "

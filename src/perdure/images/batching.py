@@ -11,6 +11,7 @@ import torch
 
 from perdure.disk import capabilities
 from perdure.errors import FileError, InputError, StorageError
+from perdure.images.arrays import dense
 from perdure.images.geometry import fixed_size
 from perdure.images.levels import DTYPES
 from perdure.images.preparing import by_module, goes_by_pillow, prepared
@@ -18,8 +19,8 @@ from perdure.images.sources import Source, sources
 from perdure.images.streaming import in_order
 from perdure.records.preprocessing import PreprocessSpec
 
-_BLOCK = 32
-"""How many images of one tensor are prepared at once in a call."""
+_BLOCK_VALUES = 2**24
+"""How many values of one tensor are prepared at once in a call: the module takes some 20 bytes for each."""
 
 
 class BadImage(NamedTuple):
@@ -48,7 +49,8 @@ def one_batch(images: Any, spec: PreprocessSpec, layout: str | None, threads: in
     n_threads = _seen_arguments(layout, threads)
     block = _as_block(images, spec, layout)
     if block is not None:
-        return torch.cat([batch.pixels for batch in _batches_of_block(block, spec, _BLOCK)])
+        at_once = max(1, _BLOCK_VALUES // max(1, block[0].numel()))
+        return torch.cat([batch.pixels for batch in _batches_of_block(block, spec, at_once)])
     found = list(sources(images))
     if not found:
         raise InputError("preparing images: there are none.")
@@ -142,7 +144,7 @@ def _as_block(images: Any, spec: PreprocessSpec, layout: str | None) -> torch.Te
         images, layout = torch.from_numpy(np.ascontiguousarray(images)), layout or "HWC"
     if not isinstance(images, torch.Tensor) or images.ndim != 4 or len(images) == 0 or goes_by_pillow(images, spec):
         return None
-    images = images.as_subclass(torch.Tensor)
+    images = dense(images, "the images")
     return images.permute(0, 3, 1, 2) if layout == "HWC" else images
 
 

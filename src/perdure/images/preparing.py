@@ -47,9 +47,10 @@ def prepared(source: Source, spec: PreprocessSpec, layout: str | None) -> torch.
 
 
 def goes_by_pillow(image: torch.Tensor, spec: PreprocessSpec) -> bool:
-    """Tell whether a tensor is shaped by Pillow: it is faster, and the bits are those of the module."""
-    smooth = spec.resize is None or spec.resize.antialias or spec.resize.filter == "nearest"
-    return image.dtype == torch.uint8 and image.device.type == "cpu" and smooth and spec.decode.mode != "I;16"
+    """Tell whether a tensor is resized by Pillow: it is faster, and the bits are those of the module."""
+    if spec.resize is None or not (spec.resize.antialias or spec.resize.filter == "nearest"):
+        return False
+    return image.dtype == torch.uint8 and image.device.type == "cpu" and spec.decode.mode != "I;16"
 
 
 def by_module(images: torch.Tensor, spec: PreprocessSpec, name: str) -> torch.Tensor:

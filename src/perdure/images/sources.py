@@ -36,8 +36,8 @@ def sources(images: Any) -> Iterator[Source]:
     several = [images] if _is_one(images) else images
     if isinstance(several, dict) or not isinstance(several, Iterable):
         raise InputError(
-            f"preparing images: a value of type {type(images).__name__} is none. Give a path, a folder, bytes, a file, a "
-            f"Pillow image, an array, a tensor, or a list of these."
+            f"preparing images: a value of type {type(images).__name__} is no image. Give a path, a folder, bytes, a file, "
+            f"a Pillow image, an array, a tensor, or a list of these."
         )
     number = 0
     for image in several:

@@ -54,6 +54,8 @@ class TensorPipeline(nn.Module):
         """Return images in a type that can be computed with, and with all channels."""
         if images.ndim != 4:
             raise InputError(f"preparing {self.name}: a batch has the axes (n, C, H, W), and this has {images.ndim}.")
+        if 0 in size_of(images):
+            raise InputError(f"preparing {self.name}: their shape is {tuple(images.shape)}; they have no pixels.")
         if images.shape[1] != spec.n_channels:
             if images.shape[1] != 1 or spec.n_channels != 3:
                 raise InputError(
@@ -90,7 +92,7 @@ def _rescaled(pixels: torch.Tensor, spec: PreprocessSpec) -> torch.Tensor:
     top = n_levels(spec) - 1
     if not pixels.is_floating_point():
         table = torch.from_numpy(levels(spec)).to(pixels.device)
-        return table[pixels.to(torch.int64)]
+        return table.index_select(0, pixels.flatten().to(torch.int32)).view_as(pixels)
     if spec.dtype == "uint8":
         return (pixels * top).round().clamp(0, top)
     values = pixels.to(torch.float64 if spec.dtype == "float64" else torch.float32)
