@@ -14,6 +14,7 @@ from perdure.images.formats.picture import Picture, load
 MAGIC = (b"\xff\xd8\xff",)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _HUFFMAN_FRAMES = {0xC0, 0xC1, 0xC2}
+_PROGRESSIVE = 0xC2
 _SCAN = 0xDA
 _ALONE = {0x01, *range(0xD0, 0xDA)}
 """Markers that stand without a length."""
@@ -125,6 +126,8 @@ def _see_that_it_is_there(header: Header, n_bytes: int) -> None:
 
 
 def _see_that_scans_are_few(content: bytes, header: Header) -> None:
+    if header.frame != _PROGRESSIVE and content[header.scans + 4] == len(header.components):
+        return  # the first scan is all of it; what follows is not read
     n_scans = content.count(b"\xff\xda", header.scans)
     if n_scans > _MAX_SCANS and n_scans * header.width * header.height > _MAX_SCANNED_PIXELS:
         raise ValueError(f"it goes over its {header.width} × {header.height} pixels in {n_scans} scans")
