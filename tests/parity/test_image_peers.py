@@ -1,8 +1,9 @@
 """Preprocessing against that of the libraries that it is made from: torchvision, timm, transformers.
 
-Resizing is Pillow's, so where a peer's is too, results are the same bits. Tolerances elsewhere, in levels of 1/255 before
-normalising: tensors are within 1 of what torchvision makes of them; transformers' processors that use torchvision's resize
-of uint8 tensors are within 2 (bilinear 1).
+Resizing is Pillow's, of tensors too, so where a peer's is Pillow's, results are the same bits. Where a peer resizes tensors
+there is a tolerance, in levels of 1/255 before normalising: bilinear 1; bicubic 2 on photographs and 30 on noise (lanczos 60),
+since Pillow cuts what overshoots after each of its two passes. So far is
+torchvision from itself: its own tests allow 30.
 """
 
 import functools
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from parity.pictures import generated, photographs
 
+from parity.pictures import generated, photographs
 from perdure.images.peers.processors import PROCESSORS
 from perdure.images.preprocess import Preprocess
 from torchvision_operators import declare_operators
@@ -36,6 +37,7 @@ def some_images() -> list[Image.Image]:
     return photographs() + generated(30)
 
 
+@functools.cache
 def presets() -> dict[Preprocess, Any]:
     """Return torchvision's presets for classification by what they are here; many weights share one."""
     weights = [weight for name in models.list_models(module=models) for weight in models.get_model_weights(name)]
@@ -66,16 +68,20 @@ def levels(preprocess: Preprocess) -> Preprocess:
     return Preprocess.from_spec(spec)
 
 
-def test_every_classification_preset_of_torchvision_gives_the_same_bits() -> None:
-    for preprocess, preset in presets().items():
-        before = levels(preprocess)
-        for image in every_image():
-            given = image.convert("RGB")
-            resized = functional.resize(given, preset.resize_size, preset.interpolation, antialias=preset.antialias)
-            cropped = functional.pil_to_tensor(functional.center_crop(resized, preset.crop_size))
-            assert torch.equal(before(image)[0], cropped), (preprocess, image)
-        for image in some_images():
-            assert torch.equal(preprocess(image)[0], preset(image.convert("RGB"))), (preprocess, image)
+@pytest.mark.slow
+@pytest.mark.parametrize("preprocess", presets(), ids=repr)
+def test_every_classification_preset_of_torchvision_gives_the_same_bits(preprocess: Preprocess) -> None:
+    preset = presets()[preprocess]
+    before = levels(preprocess)
+    for image in every_image():
+        given = image.convert("RGB")
+        resized = functional.resize(given, preset.resize_size, preset.interpolation, antialias=preset.antialias)
+        cropped = functional.pil_to_tensor(functional.center_crop(resized, preset.crop_size))
+        assert torch.equal(before(image)[0], cropped), image
+        normalised = functional.normalize(functional.convert_image_dtype(cropped), preset.mean, preset.std)
+        assert torch.equal(preprocess(image)[0], normalised), image
+    photograph = photographs()[0]
+    assert torch.equal(preprocess(photograph)[0], preset(photograph))
 
 
 def test_presets_of_torchvision_are_written_back_as_presets() -> None:
@@ -86,16 +92,22 @@ def test_presets_of_torchvision_are_written_back_as_presets() -> None:
         assert Preprocess.of(written) == preprocess
 
 
-def test_tensors_are_within_one_level_of_what_torchvision_makes_of_them() -> None:
+@pytest.mark.slow
+def test_tensors_get_the_bits_of_images_and_bilinear_ones_are_within_one_level_of_torchvision() -> None:
     for preprocess, preset in presets().items():
         assert preprocess.spec.std is not None
+        assert preprocess.spec.resize is not None
         std = torch.tensor(preprocess.spec.std)[:, None, None]
         for image in some_images():
             tensor = functional.pil_to_tensor(image.convert("RGB"))
-            difference = (preprocess(tensor, input_layout="CHW")[0] - preset(tensor)) * std
-            assert difference.abs().max() <= 1 / 255 + 1e-6, (preprocess, image)
+            ours = preprocess(tensor, input_layout="CHW")[0]
+            assert torch.equal(ours, preset(image.convert("RGB"))), (preprocess, image)
+            if preprocess.spec.resize.filter == "bilinear":
+                difference = (ours - preset(tensor)) * std
+                assert difference.abs().max() <= 1 / 255 + 1e-6, (preprocess, image)
 
 
+@pytest.mark.slow
 def test_every_configuration_of_timm_gives_the_same_bits() -> None:
     images = some_images()[:2] + generated(8)
     for preprocess, config in configurations().items():
@@ -127,7 +139,10 @@ def test_configurations_of_timm_are_written_back() -> None:
 
 
 PROCESSOR_OPTIONS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in ("ViT", "CLIP", "ConvNext", "DeiT", "Bit", "Siglip", "Beit", "Blip", "MobileViT", "Levit")),
+    *(
+        (name, {})
+        for name in ("ViT", "CLIP", "ConvNext", "DeiT", "Bit", "Siglip", "Beit", "Blip", "MobileViT", "Levit")
+    ),
     *((name, {}) for name in ("PoolFormer", "EfficientNet", "MobileNetV1", "MobileNetV2", "Segformer", "Pvt", "DPT")),
     ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.9}),
     ("ConvNext", {"size": {"shortest_edge": 97}}),
@@ -135,8 +150,11 @@ PROCESSOR_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("CLIP", {"do_resize": False, "crop_size": {"height": 133, "width": 90}}),
     ("ViT", {"size": {"height": 64, "width": 97}, "resample": 0, "do_normalize": False}),
     ("ViT", {"do_rescale": False, "do_normalize": False}),
-    ("ViT", {"do_rescale": False, "image_mean": (127.5,) * 3, "image_std": (127.5,) * 3, "resample": 5}),
-    ("EfficientNet", {"rescale_offset": True, "rescale_factor": 1 / 127.5, "include_top": False, "do_normalize": False}),
+    ("ViT", {"do_rescale": False, "image_mean": (127.5,) * 3, "image_std": (127.5,) * 3, "resample": 1}),
+    (
+        "EfficientNet",
+        {"rescale_offset": True, "rescale_factor": 1 / 127.5, "include_top": False, "do_normalize": False},
+    ),
     ("EfficientNet", {"rescale_offset": True, "rescale_factor": 1 / 127.5, "do_center_crop": True}),
     ("LayoutLMv2", {"apply_ocr": False}),
     ("LayoutLMv3", {"apply_ocr": False}),
@@ -153,18 +171,22 @@ def test_image_processors_of_transformers(name: str, options: dict[str, Any], ba
     preprocess = Preprocess.from_transformers(processor)
     spec = preprocess.spec
     images = generated(60) if spec.resize is not None and max(spec.resize.size) < 300 else generated(20)
-    for image in photographs() + images:
+    for place, image in enumerate(photographs() + images):
         if not processor.do_convert_rgb:
             image = image.convert("RGB")
         ours, theirs = preprocess(image), processor(image, return_tensors="pt")["pixel_values"]
         assert ours.shape == theirs.shape
-        assert ours.dtype == theirs.dtype or (ours.dtype, theirs.dtype) == (torch.float32, torch.float64)
-        n_levels = 2 if spec.resize is not None and spec.resize.filter not in ("nearest", "bilinear") else 1
-        step = n_levels * spec.rescale / min(spec.std or (1.0,))
-        if backend:
-            assert torch.equal(ours, theirs.to(ours.dtype)) or (ours - theirs).abs().max() <= 1e-6, image
-        else:
-            assert (ours.float() - theirs.float()).abs().max() <= step + 1e-5, image
+        assert ours.dtype == theirs.dtype
+        difference = (ours.double() - theirs.double()).abs()
+        n_levels = difference * min(spec.std or (1.0,)) / spec.rescale
+        chosen = "bilinear" if spec.resize is None else spec.resize.filter
+        if backend == "Pil":
+            assert difference.max() <= (1e-6 if spec.offset else 0), image
+        elif chosen != "nearest":
+            allowed = 1 if chosen == "bilinear" else 2 if place < 2 else {"bicubic": 30, "lanczos": 60}[chosen]
+            assert n_levels.max() <= allowed + 1e-3, image
+        elif place < 2:
+            assert (n_levels > 0.5).double().mean() < 0.02, image
     written = preprocess.to_transformers()
     assert Preprocess.of(written) == preprocess
     again = getattr(transformers, written["image_processor_type"].removesuffix("Pil") + backend)(**written)
@@ -179,20 +201,22 @@ def test_what_processors_do_where_a_configuration_is_silent(name: str) -> None:
     for word, default in PROCESSORS[name].defaults.items():
         if word in PROCESSORS[name].without:
             continue
-        found = getattr(processor, word)
+        found: Any = getattr(processor, word)
+        wanted: Any = default
         if word in ("size", "crop_size"):
-            default = {"height": default, "width": default} if isinstance(default, int) else default
+            wanted = {"height": default, "width": default} if isinstance(default, int) else default
             found = dict(found)
-        assert np.array_equal(found, default) if word != "do_center_crop" else bool(found) == default, word
+        assert np.array_equal(found, wanted), word
 
 
 def test_every_image_processor_is_carried_over_or_refused() -> None:
     from transformers.models.auto import image_processing_auto as auto
 
-    names = {name for kinds in auto.IMAGE_PROCESSOR_MAPPING_NAMES.values() for name in kinds.values() if name}
+    mapping: dict[str, dict[str, str | None]] = vars(auto)["IMAGE_PROCESSOR_MAPPING_NAMES"]
+    names = {name for kinds in mapping.values() for name in kinds.values() if name}
     carried = set()
     for name in sorted(names - {"TimmWrapperImageProcessor"}):
-        processor = auto.get_image_processor_class_from_name(name)()
+        processor: Any = getattr(transformers, name)()
         try:
             preprocess = Preprocess.of(processor)
         except Exception as error:

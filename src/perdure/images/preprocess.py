@@ -178,7 +178,7 @@ class Preprocess:
         for peer in (torchvision, timm, transformers):
             if peer.is_ours(value):
                 return cls.from_spec(peer.read(value))
-        if isinstance(value, dict):
+        if isinstance(value, dict) and "version" in value:
             return cls.from_spec(validated(value))
         raise InputError(
             f"making a Preprocess: a {type(value).__name__} was given; expected a Preprocess, its plain data, a preset or "

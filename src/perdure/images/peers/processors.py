@@ -99,7 +99,7 @@ PROCESSORS: dict[str, Processor] = {
         _defaults(256, 2, do_color_quantize=True), {"do_color_quantize": False, "clusters": None}, ("do_pad",)
     ),
     "LayoutLMv2ImageProcessor": Processor(
-        _defaults(224, 2, None, do_rescale=False, do_normalize=False, apply_ocr=True),
+        _defaults(224, 2, None, rescale_factor=None, apply_ocr=True),
         _OF_TEXT,
         ("do_pad", "do_center_crop", "do_rescale", "do_normalize"),
     ),

@@ -46,9 +46,9 @@ def read(value: Any, *, use_test_size: bool = False) -> PreprocessSpec:
         InputError: a word that cannot be carried over; the message names it.
     """
     config = _config(value)
-    for name in config.keys() - _DEFAULTS.keys() - _OF_THE_MODEL:
-        if config[name] not in (None, False):
-            refuse(_PEER, name, config[name], "there is no word for it")
+    for name, given in config.items():
+        if name not in _DEFAULTS and name not in _OF_THE_MODEL and given is not None and given is not False:
+            refuse(_PEER, name, given, "there is no word for it")
     words = {name: config.get(name) or default for name, default in _DEFAULTS.items()}
     if use_test_size:
         words |= {name: config[test] for name, test in _TEST_WORDS.items() if config.get(test)}

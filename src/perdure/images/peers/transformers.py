@@ -54,8 +54,9 @@ def read(value: Any) -> PreprocessSpec:
     if processor is None:
         why = "it does what the record has no words for" if name else "without it nothing says what is done to an image"
         refuse(PEER, "image_processor_type", name or None, f"{why}; known are {', '.join(PROCESSORS)}")
-    for word in words.keys() - STEPS - NO_STEPS:
-        see_that_it_is_known(name, word, words[word], processor)
+    for word, given in words.items():
+        if word not in STEPS and word not in NO_STEPS:
+            see_that_it_is_known(name, word, given, processor)
     return _read_words(name, {word: None if word in processor.without else given for word, given in words.items()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, NoReturn, cast
 
@@ -78,8 +79,8 @@ def numbers(peer: str, name: str, value: Any, n_channels: int = 1) -> tuple[floa
         values = [float(str(number)) for number in array.reshape(-1)]
     except (TypeError, ValueError):
         values = []
-    if not values:
-        refuse(peer, name, value, "expected a number for each channel")
+    if not values or not all(map(math.isfinite, values)):
+        refuse(peer, name, value, "expected a finite number for each channel")
     return tuple(values) * (n_channels if array.ndim == 0 else 1)
 
 
