@@ -28,7 +28,7 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 
-class Decode(msgspec.Struct, frozen=True, kw_only=True):
+class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a file becomes before anything else.
 
     Attributes:
@@ -45,7 +45,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: int = MAX_PIXELS
 
 
-class Resize(msgspec.Struct, frozen=True, kw_only=True):
+class Resize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A resize.
 
     Attributes:
@@ -67,7 +67,7 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True):
     max_size: int | None = None
 
 
-class Crop(msgspec.Struct, frozen=True, kw_only=True):
+class Crop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A crop from the centre; what is smaller is padded first.
 
     Attributes:
@@ -84,7 +84,7 @@ class Crop(msgspec.Struct, frozen=True, kw_only=True):
     odd: Literal["after", "before"] = "after"
 
 
-class Pad(msgspec.Struct, frozen=True, kw_only=True):
+class Pad(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A border around a smaller image; after `Resize(rule="longer")` that makes a letterbox.
 
     Attributes:
@@ -98,7 +98,7 @@ class Pad(msgspec.Struct, frozen=True, kw_only=True):
     fill: int | tuple[int, ...] = 0
 
 
-class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True):
+class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole pipeline.
 
     Attributes:
