@@ -5,6 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from perdure.images.geometry import crop_corner, fills, pad_corner, resized
+from perdure.images.windows import resized_window
 from perdure.records.preprocessing import Crop, Filter, Pad, PreprocessSpec
 
 FILTERS: dict[Filter, Image.Resampling] = {
@@ -23,12 +24,17 @@ def shaped(picture: Image.Image, spec: PreprocessSpec, name: str) -> Image.Image
     Raises:
         ImageError: it cannot be brought to that size; `name` names it.
     """
+    height, width = picture.height, picture.width
     if spec.resize is not None:
-        height, width = resized((picture.height, picture.width), spec.resize, name)
-        if (width, height) != picture.size:
-            picture = picture.resize((width, height), FILTERS[spec.resize.filter])
+        height, width = resized((height, width), spec.resize, name)
+    top, left = (0, 0) if spec.crop is None else crop_corner((height, width), spec.crop)
+    if (width, height) != picture.size and spec.resize is not None:
+        high, wide = (height, width) if spec.crop is None else spec.crop.size
+        window = (left, top, left + wide, top + high)
+        picture, first, upper = resized_window(picture, (width, height), window, FILTERS[spec.resize.filter])
+        top, left = top - upper, left - first
     if spec.crop is not None:
-        picture = _framed(picture, crop_corner((picture.height, picture.width), spec.crop), spec.crop)
+        picture = _framed(picture, (top, left), spec.crop)
     if spec.pad is not None:
         picture = _framed(picture, pad_corner((picture.height, picture.width), spec.pad, name), spec.pad)
     return picture
