@@ -7,6 +7,7 @@ torchvision from itself: its own tests allow 30.
 """
 
 import functools
+import importlib
 from typing import Any
 
 import msgspec
@@ -21,10 +22,10 @@ from perdure.images.preprocess import Preprocess
 from torchvision_operators import declare_operators
 
 declare_operators()
-models = pytest.importorskip("torchvision.models")
-functional = pytest.importorskip("torchvision.transforms.functional")
-timm = pytest.importorskip("timm")
-transformers = pytest.importorskip("transformers")
+models = importlib.import_module("torchvision.models")
+functional = importlib.import_module("torchvision.transforms.functional")
+timm = importlib.import_module("timm")
+transformers = importlib.import_module("transformers")
 
 
 @functools.cache

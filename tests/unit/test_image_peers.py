@@ -1,5 +1,6 @@
 """What other libraries call preprocessing becomes a pipeline and is written back, or an error says what has no word."""
 
+import importlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,9 @@ from perdure.records.preprocessing import Crop, Decode, Pad, PreprocessSpec, Res
 from torchvision_operators import declare_operators
 
 declare_operators()
-torch = pytest.importorskip("torch")
-transforms = pytest.importorskip("torchvision.transforms")
-v2 = pytest.importorskip("torchvision.transforms.v2")
+torch = importlib.import_module("torch")
+transforms = importlib.import_module("torchvision.transforms")
+v2 = importlib.import_module("torchvision.transforms.v2")
 
 AS_GIVEN = Decode(orientation=False)
 NUMBERS: dict[str, Any] = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}

@@ -56,14 +56,14 @@ class Scopes:
             yield number
 
     def recorded(self, n_nodes: int, write: Callable[[Any], Any]) -> tuple[Modules, Calls]:
-        """Return the modules and their calls, as the record has them; none where there are more than it takes.
+        """Return the modules and their calls, as the record has them; none where they are not what it takes.
 
         Args:
             n_nodes: how many nodes the record has.
             write: returns a size as the record has it; None for one that it has no words for.
         """
         scopes: list[Scope] = []
-        if not self._heard or len(self._heard) > MAX_CALLS:
+        if not self._heard or len(self._heard) > MAX_CALLS or not _is_one_call(self._heard):
             return (), ()
         self._nodes[0] = range(n_nodes)
         ends: dict[int, int] = {}  # of what was made last in each call
@@ -78,6 +78,11 @@ class Scopes:
             scope.depth <= MAX_CALL_DEPTH and max(len(scope.path), len(scope.kind)) <= MAX_NAME for scope in scopes
         )
         return pack_scopes(scopes) if fits else ((), ())
+
+
+def _is_one_call(heard: Sequence[HeardCall]) -> bool:
+    """Tell whether all were made in one call of the model; a trace that runs it twice would have two."""
+    return heard[0].path == "" and all((number > 0) == (call.depth > 0) for number, call in enumerate(heard))
 
 
 def _parents_of(heard: Sequence[HeardCall]) -> Iterator[int]:
