@@ -22,10 +22,12 @@ from perdure.disk.stored import Stored
 from perdure.errors import InputError, UnsupportedModelError
 from perdure.models.execution import FrozenGraph
 from perdure.models.graph_scopes import run_in_scopes
+from perdure.models.heard_calls import HeardCall
 from perdure.models.nested_tensors import shapes_in
 from perdure.models.structure import flatten, with_leaves
+from perdure.models.traced_scopes import Scopes
 from perdure.models.unread_graphs import unread_graph
-from perdure.records.module_calls import Scope
+from perdure.records.module_calls import Scope, unpack_scopes
 from sweeps.cases import cases_of
 from torchvision_operators import declare_operators
 
@@ -371,3 +373,12 @@ def test_sparse_tensors_that_the_graph_does_not_use_are_left_out():
     found = unread_graph(Stored(saved(Sparse(), torch.randn(2, 3))))
     assert found is not None
     assert sorted(found.model.state_dict()) == ["linear.bias", "linear.weight"]
+
+
+def test_a_trace_that_runs_the_model_twice_tells_no_calls():
+    model = nn.Sequential(nn.ReLU())
+    once = [HeardCall("", "model", 0), HeardCall("0", "model.0", 1)]
+    modules, calls = Scopes(model, once).recorded(1, int)
+    assert [scope.path for scope in unpack_scopes(modules, calls, 1)] == ["", "0"]
+    assert Scopes(model, [*once, *once]).recorded(1, int) == ((), ())
+    assert Scopes(model, once[1:]).recorded(1, int) == ((), ())
